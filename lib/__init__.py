@@ -1,0 +1,6 @@
+"""spiral-arms: how many arms does a spiral galaxy have, from its image.
+
+The package holds the tested work; the notebooks tell the story. Imports point one way, from
+`schema` at the ground to `steps` at the top, and TensorFlow is imported only by the modules that
+need it, so that catalogue work starts in a second.
+"""

@@ -1,0 +1,72 @@
+"""What all figures share: one colour per arm class, labels, and how a figure is shown and kept."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
+
+from lib.paths import atomic
+
+ARM_COLOURS = {
+    "1": "#0072B2",
+    "2": "#E69F00",
+    "3": "#009E73",
+    "4": "#CC79A7",
+    "5+": "#D55E00",
+    "?": "#767676",
+    "3+4": "#56B4E9",
+    "4+5+": "#8C510A",
+}
+"""One colour per arm class in every figure: the colour-blind-safe palette of Okabe & Ito (2008)."""
+
+WIDTH = 7.0
+"""Width of a full-width figure in inches."""
+
+
+def use() -> None:
+    """Set the project's matplotlib defaults; call once at the top of a notebook."""
+    matplotlib.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+            "savefig.bbox": "tight",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 10,
+            "axes.grid": False,
+            "image.cmap": "viridis",
+            "legend.frameon": False,
+        }
+    )
+
+
+def arm_label(arm_class: str) -> str:
+    """Label of an arm class on an axis or a cut-out, e.g. ``m = 2``."""
+    return f"m = {arm_class}"
+
+
+def show(figure: Figure, path: str | Path, caption: str) -> None:
+    """Save a figure as PNG and display it with its caption, which is also its alternative text.
+
+    Parameters
+    ----------
+    figure : Figure
+        Closed afterwards, so that a notebook shows it once.
+    path : path
+        PNG file to write; the caption goes into its ``Description`` field.
+    caption : str
+        What the figure shows and what to see in it, one paragraph.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Description": caption})
+    plt.close(figure)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    display(Image(buffer.getvalue(), format="png", alt=caption))
+    display(Markdown(f"*{caption}*"))

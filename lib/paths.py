@@ -1,0 +1,90 @@
+"""Where things are: the project root, a run's folders, and files that appear only when whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib.schema import InputError
+
+
+def project_root() -> Path:
+    """Folder that relative paths of parameters start from.
+
+    It is ``$SPIRAL_ARMS_ROOT`` where that is set (on Kaggle, where `lib` is an installed wheel),
+    else the checkout that `lib` is imported from.
+    """
+    root = os.environ.get("SPIRAL_ARMS_ROOT")
+    return Path(root).resolve() if root else Path(__file__).resolve().parent.parent
+
+
+def resolve(path: str | Path) -> Path:
+    """Absolute form of a path; a relative one starts at `project_root`."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else project_root() / path
+
+
+def step_folder(run_dir: str | Path, step: str, made_by: str | None = None) -> Path:
+    """Folder that an earlier step wrote, checked for existence.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder of the run, e.g. ``runs/mock``.
+    step : str
+        Folder of the step below it, e.g. ``02_preprocessing``.
+    made_by : str, optional
+        Notebook that makes the folder, for the message; `step` itself by default.
+
+    Raises
+    ------
+    InputError
+        If the folder is not there.
+    """
+    folder = resolve(run_dir) / step
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is missing: run notebook {made_by or step} first "
+            f"(make run PROFILE={resolve(run_dir).name} runs the whole chain)."
+        )
+    return folder
+
+
+def output_folder(run_dir: str | Path, step: str) -> Path:
+    """Folder that a notebook writes to, made if needed.
+
+    In a batch run `lib.steps` sets ``$SPIRAL_ARMS_OUTPUT`` to a staging folder, which it moves
+    into place when the notebook has ended well; by hand it is ``<run_dir>/<step>``.
+    """
+    staging = os.environ.get("SPIRAL_ARMS_OUTPUT")
+    folder = Path(staging) if staging else resolve(run_dir) / step
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Write a file so that it appears under its name only when whole.
+
+    Yields a temporary path in the same folder, with the same suffix; it replaces `path` when the
+    block ends without an error, and is removed otherwise.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
