@@ -1,0 +1,45 @@
+# Targets for people; what they do is in lib/ and in the Snakefile.
+#   make run      the whole chain on the embedded mock survey
+#   make run PROFILE=challenge DATA=<folder>    the same on real galaxies
+#   make lab      JupyterLab with every notebook
+#   make test     the tests
+PROFILE ?= mock
+DATA ?=
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run lab test lint verify docs lock notebooks clean
+
+run: $(READY)
+	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check lib tests notebooks
+	$(BIN)/ruff format --check lib tests notebooks
+
+verify: $(READY)
+	$(BIN)/python -m lib.steps verify --profile $(PROFILE)
+
+# The environment: uv where its wheel installs, pip as the fall-back.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+	  && $(BIN)/python -m uv pip install --python $(BIN)/python --requirement requirements.lock \
+	  || $(BIN)/python -m pip install --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Pin every package anew from pyproject.toml's list.
+lock:
+	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --extra test --upgrade \
+	  --no-header --quiet pyproject.toml --output-file requirements.lock

@@ -1,0 +1,56 @@
+# The flow of the analysis: one rule per notebook, files between the steps.
+#
+# A rule is one papermill run of one notebook, in a process of its own (lib.steps). It is done when
+# its receipt is there, and done again when its notebook, its parameters or the receipt of a step
+# before it has changed. `make run` calls this file; by hand:
+#     .venv/bin/snakemake --cores 2 --config profile=mock
+import sys
+
+from lib import profiles
+
+PROFILE = profiles.load(config.get("profile", "mock"), config.get("data"))
+DATA = f"--data '{config['data']}'" if config.get("data") else ""
+
+# step: the steps whose files it reads (those that the profile has)
+FLOW = {
+    "00_mock_survey": [],
+    "01_sample_selection": ["00_mock_survey"],
+    "02_preprocessing": ["01_sample_selection"],
+    "03_train_b0": ["01_sample_selection", "02_preprocessing"],
+    "04_train_v2m": ["01_sample_selection", "02_preprocessing"],
+    "05_explainability": ["02_preprocessing", "03_train_b0", "04_train_v2m"],
+    "06_stellar_mass": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
+    "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
+}
+USES_GPU = {"03_train_b0", "04_train_v2m", "05_explainability"}
+
+
+def receipt(step):
+    return f"{PROFILE.run_dir}/{step}/receipt.json"
+
+
+rule all:
+    input:
+        [receipt(step) for step in PROFILE.steps],
+
+
+for step in PROFILE.steps:
+
+    rule:
+        name:
+            step[3:]
+        input:
+            f"notebooks/{step}.py",
+            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
+        output:
+            # `update`: an earlier result is kept until lib.steps puts a whole one in its place
+            update(receipt(step)),
+        params:
+            step=step,
+            settings=PROFILE.overrides[step],
+        threads: workflow.cores if step in USES_GPU else 1
+        resources:
+            gpu=int(step in USES_GPU),
+        shell:
+            f"'{sys.executable}' -m lib.steps run {{params.step}} "
+            f"--profile {PROFILE.name} {DATA} --after {{input.after}}"

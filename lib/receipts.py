@@ -1,0 +1,172 @@
+"""Receipts: what a step read, how it ran and what it wrote, so that a number can be traced.
+
+A receipt is written last and atomically: a step without a valid receipt has not been done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet
+
+from lib.paths import atomic, project_root, resolve
+from lib.schema import InputError
+
+NAME = "receipt.json"
+
+PACKAGES = (
+    "astropy",
+    "keras",
+    "numpy",
+    "pandas",
+    "papermill",
+    "scikit-learn",
+    "scipy",
+    "snakemake",
+    "tensorflow",
+    "tf-keras-vis",
+)
+"""Packages whose versions can change a number."""
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file as a hexadecimal string."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, except the receipt itself, by relative path."""
+    folder = Path(folder)
+    return {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).as_posix() != NAME
+    }
+
+
+def hash_catalogues(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of the files directly in a survey's folder: its catalogues, not its images."""
+    folder = resolve(folder)
+    return {p.name: sha256(p) for p in sorted(folder.glob("*")) if p.is_file()}
+
+
+def hash_library() -> str:
+    """One SHA-256 over all sources of `lib`."""
+    library = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(library.rglob("*.py")):
+        digest.update(path.relative_to(library).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def count_rows(folder: str | Path) -> dict[str, int]:
+    """Rows of each Parquet and CSV table directly in a folder."""
+    counts = {}
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix == ".parquet":
+            counts[path.name] = pyarrow.parquet.read_metadata(path).num_rows
+        elif path.suffix == ".csv":
+            counts[path.name] = len(pd.read_csv(path, usecols=[0]))
+    return counts
+
+
+def git_state() -> dict[str, str | bool | None]:
+    """Commit of the checkout and whether tracked files differ from it; None outside git."""
+    try:
+        git = ["git", "-C", str(project_root())]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return {"commit": None, "dirty": None}
+    if commit.returncode:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def machine() -> dict[str, object]:
+    """What the step ran on: Python, platform, processors and, where there are any, GPUs."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+        gpus = listing.stdout.splitlines() if listing.returncode == 0 else []
+    except FileNotFoundError:
+        gpus = []
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "gpus": gpus,
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of `PACKAGES`."""
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def write(folder: str | Path, facts: dict[str, object]) -> None:
+    """Write the receipt of a step into its folder, last and atomically.
+
+    Parameters
+    ----------
+    folder : path
+        Folder with everything the step has written.
+    facts : dict
+        What only the runner knows: step, parameters, inputs, wall time, peak memory.
+    """
+    receipt = {
+        **facts,
+        "outputs": hash_folder(folder),
+        "rows": count_rows(folder),
+        "git": git_state(),
+        "library": hash_library(),
+        "packages": package_versions(),
+        "machine": machine(),
+    }
+    with atomic(Path(folder) / NAME) as temporary:
+        temporary.write_text(json.dumps(receipt, indent=1, sort_keys=True))
+
+
+def read(folder: str | Path) -> dict[str, object]:
+    """Read a step's receipt.
+
+    Raises
+    ------
+    InputError
+        If there is none, or if it is not whole.
+    """
+    path = Path(folder) / NAME
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: the step has not ended. Run it again.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}): remove it and run the step again.") from None
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Hash a finished step's files again and name what no longer agrees with its receipt.
+
+    Returns
+    -------
+    list of str
+        One line per missing, changed or added file; empty if all is as it was.
+    """
+    folder = Path(folder)
+    then, now = read(folder)["outputs"], hash_folder(folder)
+    return (
+        [f"{folder.name}/{name} is missing" for name in sorted(then.keys() - now.keys())]
+        + [f"{folder.name}/{n} has changed" for n in sorted(then) if n in now and now[n] != then[n]]
+        + [f"{folder.name}/{name} was added" for name in sorted(now.keys() - then.keys())]
+    )

@@ -1,0 +1,311 @@
+"""Run one notebook as a step of the chain, or the whole chain through Snakemake.
+
+``python -m lib.steps run 01_sample_selection --profile mock`` runs one notebook by papermill in a
+process of its own; ``python -m lib.steps chain --profile mock`` lets Snakemake run all that are not
+fresh; ``python -m lib.steps verify --profile mock`` hashes a finished run again.
+
+A step works in a staging folder beside its own; only when the notebook has ended well are the
+receipt written and the staging folder moved into place, so an earlier result is kept until a
+better one is whole. The staging folder of a killed step stays, and a step that is started again
+with the same source, parameters and inputs finds there what it had saved (see `lib.training`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import jupytext
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from lib import profiles, receipts
+from lib.paths import atomic, project_root, resolve
+from lib.schema import InputError
+
+FINGERPRINT = "fingerprint.json"
+
+
+class StepError(RuntimeError):
+    """A notebook stopped before its end; the message says why and where to read on."""
+
+
+class _Progress:
+    """Text stream that copies a notebook's printed lines to the log and, indented, to the console."""
+
+    def __init__(self, log: TextIO, label: str):
+        self.log, self.label = log, label
+
+    def write(self, text: str) -> None:
+        self.log.write(text)
+        self.log.flush()
+        for line in text.splitlines():
+            if line.strip():
+                print(f"    {self.label} | {line}", flush=True)
+
+    def flush(self) -> None:
+        self.log.flush()
+
+
+def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, object]:
+    """What decides a step's result: its notebook's source, parameters and the steps before it."""
+    return {
+        "source": receipts.sha256(profiles.notebook_path(step)),
+        "parameters": {**profiles.default_parameters(step), **parameters},
+        "inputs": {
+            Path(path).parent.name: hashlib.sha256(
+                json.dumps(receipts.read(Path(path).parent)["outputs"], sort_keys=True).encode()
+            ).hexdigest()
+            for path in after
+        },
+    }
+
+
+def _stage(final: Path, mark: dict[str, object]) -> Path:
+    """Staging folder of a step: what a killed run of the same step left, or an empty one."""
+    staging = final.with_name(final.name + ".partial")
+    try:
+        same = json.loads((staging / FINGERPRINT).read_text()) == mark
+    except (FileNotFoundError, json.JSONDecodeError):
+        same = False
+    if not same:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        with atomic(staging / FINGERPRINT) as temporary:
+            temporary.write_text(json.dumps(mark))
+    return staging
+
+
+def _move_into_place(staging: Path, final: Path) -> None:
+    """Let a whole staging folder take the place of the step's earlier result."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(staging, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _explain(step: str, error: Exception, failed: Path) -> str:
+    """Why a notebook stopped, in plain words."""
+    if isinstance(error, PapermillExecutionError) and error.ename == "InputError":
+        return f"{step} refused its input: {error.evalue}\n    (notebook: {failed})"
+    if isinstance(error, PapermillExecutionError):
+        return (
+            f"{step} failed in cell {error.exec_count} with {error.ename}: {error.evalue}\n"
+            f"    (read the notebook with its traceback: {failed})"
+        )
+    return (
+        f"{step}: the notebook's kernel died ({error}). It was killed from outside, or the machine "
+        f"ran out of memory. Run the same command again to go on.\n    (notebook: {failed})"
+    )
+
+
+def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
+    """Run a notebook by papermill; its executed copy and its log end up in `staging`.
+
+    Raises
+    ------
+    StepError
+        If a cell raised or the kernel died; the failed notebook is kept and named.
+    """
+    target, running = staging / f"{step}.ipynb", staging / f".{step}.running.ipynb"
+    source, failed = staging / f".{step}.source.ipynb", staging / f"{step}.failed.ipynb"
+    nbformat.write(jupytext.read(profiles.notebook_path(step)), source)
+    failed.unlink(missing_ok=True)
+    os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with open(staging / "log.txt", "a") as log:
+            papermill.execute_notebook(
+                source,
+                running,
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=_Progress(log, label),
+                stderr_file=log,
+                cwd=str(project_root() / "notebooks"),
+            )
+    except (PapermillExecutionError, DeadKernelError) as error:
+        if running.exists():
+            os.replace(running, failed)
+        raise StepError(_explain(step, error, failed)) from error
+    finally:
+        source.unlink(missing_ok=True)
+        os.environ.pop("SPIRAL_ARMS_OUTPUT")
+    os.replace(running, target)
+
+
+def run(
+    step: str,
+    parameters: dict[str, object],
+    after: list[str] | None = None,
+    label: str | None = None,
+) -> Path:
+    """Run one notebook and put its results into ``<run_dir>/<output>``.
+
+    Parameters
+    ----------
+    step : str
+        Name of the notebook without suffix.
+    parameters : dict
+        Parameters that differ from the notebook's defaults.
+    after : list of str, optional
+        Receipts of the steps that this one reads.
+    label : str, optional
+        How the console's progress lines name the step.
+
+    Returns
+    -------
+    Path
+        The folder with the results and the receipt.
+
+    Raises
+    ------
+    InputError
+        If a parameter is unknown or mistyped, before anything starts.
+    StepError
+        If the notebook stopped; the earlier result of the step, if any, is left as it was.
+    """
+    profiles.check_parameters(step, parameters)
+    settings = {**profiles.default_parameters(step), **parameters}
+    after = after or []
+    final = resolve(settings["run_dir"]) / settings["output"]
+    mark = fingerprint(step, parameters, after)
+    staging = _stage(final, mark)
+    start = time.time()
+    execute(step, parameters, staging, label or step)
+    (staging / FINGERPRINT).unlink()
+    inputs = {**mark["inputs"], "notebook": mark["source"]}
+    if settings.get("data_dir"):
+        inputs |= receipts.hash_catalogues(settings["data_dir"])
+    facts = {
+        "step": step,
+        "parameters": settings,
+        "seed": settings.get("seed"),
+        "inputs": inputs,
+        "wall_seconds": round(time.time() - start, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+    }
+    receipts.write(staging, facts)
+    _move_into_place(staging, final)
+    return final
+
+
+def _run_step(arguments: argparse.Namespace) -> None:
+    """Run one step of a profile and print when it starts and ends."""
+    profile = profiles.load(arguments.profile, arguments.data)
+    if arguments.step not in profile.steps:
+        raise InputError(
+            f"profile {profile.name} has no step {arguments.step!r}; it has "
+            + ", ".join(profile.steps)
+        )
+    count = f"[{profile.steps.index(arguments.step) + 1}/{len(profile.steps)}]"
+    print(f"{count} {arguments.step} ...", flush=True)
+    start = time.time()
+    folder = run(
+        arguments.step, profile.overrides[arguments.step], arguments.after, arguments.step[:2]
+    )
+    relative = os.path.relpath(folder, project_root())
+    print(f"{count} {arguments.step} done in {time.time() - start:.0f} s -> {relative}", flush=True)
+
+
+def _check_data(profile: profiles.Profile) -> None:
+    """Refuse a run whose survey folder is missing, unless the run itself makes it."""
+    for step in profile.steps:
+        settings = {**profiles.default_parameters(step), **profile.overrides[step]}
+        folder = settings.get("data_dir")
+        if folder and not str(folder).startswith("runs/") and not resolve(folder).is_dir():
+            raise InputError(
+                f"the survey's folder {resolve(folder)} (parameter data_dir of {step}) is missing: "
+                "give its place with DATA=..., or see data/README.md for where the data are"
+            )
+
+
+def _run_chain(arguments: argparse.Namespace) -> None:
+    """Let Snakemake run every step of a profile that is not fresh."""
+    profile = profiles.load(arguments.profile, arguments.data)
+    _check_data(profile)
+    run_dir = resolve(profile.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    print(f"profile {profile.name}: {profile.description}", flush=True)
+    for step, reason in profile.skipped.items():
+        print(f"skipping {step}: {reason}", flush=True)
+    config = [f"profile={profile.name}"] + ([f"data={arguments.data}"] if arguments.data else [])
+    command = [sys.executable, "-m", "snakemake", "--cores", str(arguments.cores)]
+    command += ["--quiet", "all", "--nolock", "--rerun-incomplete"]
+    command += ["--keep-going", "--config", *config]
+    # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
+    # a killed run leaves behind.
+    with open(run_dir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run of profile {profile.name} is under way") from None
+        before = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
+        code = subprocess.run(command, cwd=project_root()).returncode
+    if code:
+        raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
+    after = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
+    if after == before:
+        print(f"nothing to do: every step of profile {profile.name} is up to date")
+    else:
+        print(f"profile {profile.name} is complete: see {profile.run_dir}")
+
+
+def _verify_run(arguments: argparse.Namespace) -> None:
+    """Hash the finished steps of a profile again and print what has changed."""
+    profile = profiles.load(arguments.profile)
+    changes = [
+        line
+        for step in profile.steps
+        for line in receipts.verify(resolve(profile.run_dir) / step)
+    ]
+    if changes:
+        raise StepError("not as the receipts say:\n  " + "\n  ".join(changes))
+    print(f"profile {profile.name}: all {len(profile.steps)} steps are as their receipts say")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of this module; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lib.steps", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    for name, function, text in (
+        ("run", _run_step, "run one notebook"),
+        ("chain", _run_chain, "run every step that is not fresh"),
+        ("verify", _verify_run, "compare a finished run with its receipts"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(function=function)
+        command.add_argument("--profile", default="mock")
+        if name != "verify":
+            command.add_argument("--data", help="folder of the survey's data")
+        if name == "run":
+            command.add_argument("step")
+            command.add_argument("--after", nargs="*", default=[], help="receipts of earlier steps")
+        if name == "chain":
+            command.add_argument("--cores", type=int, default=os.cpu_count())
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.function(arguments)
+    except (InputError, StepError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
