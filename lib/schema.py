@@ -21,11 +21,11 @@ MERGES = {
 
 
 class InputError(ValueError):
-    """Data, a file or a parameter from outside is not as it must be; the message says the remedy."""
+    """Data, a file or a parameter is not as it must be; the message says the remedy."""
 
 
 def slug(arm_class: str) -> str:
-    """Name of an arm class inside a column or file name: ``"5+"`` -> ``"5plus"``, ``"?"`` -> ``"unclear"``.
+    """Name of an arm class inside a column or file name.
 
     >>> [slug(c) for c in ("1", "5+", "?", "3+4", "4+5+")]
     ['1', '5plus', 'unclear', '3_4', '4_5plus']

@@ -43,7 +43,7 @@ class StepError(RuntimeError):
 
 
 class _Progress:
-    """Text stream that copies a notebook's printed lines to the log and, indented, to the console."""
+    """Stream that copies a notebook's printed lines to its log and, indented, to the console."""
 
     def __init__(self, log: TextIO, label: str):
         self.log, self.label = log, label
@@ -270,9 +270,7 @@ def _verify_run(arguments: argparse.Namespace) -> None:
     """Hash the finished steps of a profile again and print what has changed."""
     profile = profiles.load(arguments.profile)
     changes = [
-        line
-        for step in profile.steps
-        for line in receipts.verify(resolve(profile.run_dir) / step)
+        line for step in profile.steps for line in receipts.verify(resolve(profile.run_dir) / step)
     ]
     if changes:
         raise StepError("not as the receipts say:\n  " + "\n  ".join(changes))

@@ -1,0 +1,105 @@
+"""The contract of notebooks: paired, parametrised, told in words, and without functions."""
+
+import ast
+import re
+
+import jupytext
+import nbformat
+import pytest
+from conftest import ROOT
+
+from lib import profiles
+
+FOLDER = ROOT / "notebooks"
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+FEWEST = 8
+
+
+@pytest.fixture(params=SOURCES, ids=lambda p: p.stem)
+def source(request):
+    return request.param
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def test_no_notebook_has_gone_missing():
+    assert len(SOURCES) >= FEWEST
+    assert {p.stem for p in SOURCES} == {p.stem for p in FOLDER.glob("*.ipynb")}
+
+
+def test_pair_agrees_in_content(source):
+    left = [(c.cell_type, c.source) for c in jupytext.read(source).cells]
+    rendered = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    right = [(c.cell_type, c.source) for c in rendered.cells]
+    assert left == right, f"run: jupytext --to ipynb --update notebooks/{source.name}"
+
+
+def test_one_parameters_cell_with_a_comment_per_parameter(source):
+    defaults = profiles.default_parameters(source.stem)
+    assert defaults["run_dir"] == "runs/mock"
+    assert defaults["output"] == source.stem
+    (cell,) = [c for c in code(jupytext.read(source)) if "parameters" in c.metadata.get("tags", [])]
+    lines = cell.source.splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\w+ = ", line):
+            assert number and lines[number - 1].startswith("#"), f"no comment above: {line}"
+
+
+def test_markdown_before_every_code_cell(source):
+    cells = jupytext.read(source).cells
+    for before, cell in zip([None, *cells], cells, strict=False):
+        if cell.cell_type == "code":
+            assert before is not None and before.cell_type == "markdown", cell.source
+
+
+def test_no_function_is_defined(source):
+    for cell in code(jupytext.read(source)):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(
+                node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+            ), cell.source
+
+
+def test_headings_are_numbered_in_order(source):
+    cells = jupytext.read(source).cells
+    assert cells[0].cell_type == "markdown"
+    title, *_ = cells[0].source.splitlines()
+    assert re.match(rf"# {source.stem[:2]}  ?\S", title), title
+    headings = [
+        line
+        for cell in cells[1:]
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if re.match(r"#+ ", line)
+    ]
+    numbers = []
+    for heading in headings:
+        match = re.match(r"(##|###) (\d+(?:\.\d+)?)\.? \S", heading)
+        assert match, f"not numbered: {heading}"
+        assert (match[1] == "###") == ("." in match[2]), heading
+        numbers.append(tuple(int(n) for n in match[2].split(".")))
+    assert numbers == sorted(set(numbers))
+    assert headings[1].endswith("Import packages") and headings[2].endswith("Define parameters")
+
+
+def test_cells_are_short(source):
+    lengths = sorted(len(c.source.splitlines()) for c in code(jupytext.read(source)))
+    assert lengths[len(lengths) // 2] <= 8
+
+
+def test_no_error_in_rendered_outputs(source):
+    rendered = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    assert not [o for c in code(rendered) for o in c.outputs if o.output_type == "error"]
+    assert source.with_suffix(".ipynb").stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_profiles_are_valid(name):
+    profile = profiles.load(name)
+    assert profile.description and set(profile.steps).isdisjoint(profile.skipped)
+
+
+def test_every_notebook_default_is_the_mock_profile():
+    assert not any(profiles.load("mock").overrides.values())

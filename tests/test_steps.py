@@ -1,0 +1,220 @@
+"""Steps, profiles and receipts, on small notebooks in a checkout of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+from conftest import ROOT
+
+from lib import profiles, receipts, steps
+from lib.schema import InputError
+
+NOTEBOOK = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # {number}  A step
+
+# %% tags=["parameters"]
+# where results go
+run_dir = "runs/mock"
+# folder below it
+output = "{name}"
+# how many rows
+rows = 3
+# a fraction
+fraction = 0.5
+# what to do instead of ending well
+trouble = ""
+
+# %%
+import os, signal, time
+import pandas as pd
+from lib import paths
+from lib.schema import InputError
+out = paths.output_folder(run_dir, output)
+print("already there:", sorted(p.name for p in out.glob("*.csv")))
+
+# %%
+pd.DataFrame({{"row": range(rows)}}).to_csv(out / "table.csv", index=False)
+if trouble == "input":
+    raise InputError("column x of table.csv is missing: add it")
+if trouble == "bug":
+    1 / 0
+if trouble == "kill" and not (out / "killed.csv").exists():
+    (out / "killed.csv").write_text("once")
+    os.kill(os.getpid(), signal.SIGKILL)
+if trouble == "sleep":
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A project root with two small notebooks and a profile."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    for name in ("01_first", "02_second"):
+        text = NOTEBOOK.format(number=name[:2], name=name)
+        (tmp_path / "notebooks" / f"{name}.py").write_text(text)
+    write_profile(tmp_path, "mock", {"steps": ["01_first", "02_second"]})
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
+    profiles.default_parameters.cache_clear()
+    yield tmp_path
+    profiles.default_parameters.cache_clear()
+
+
+def write_profile(root, name, content):
+    path = root / "notebooks" / "profiles" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"description": "a test", **content}))
+
+
+def test_a_profile_applies_shared_and_own_parameters(checkout):
+    write_profile(
+        checkout,
+        "p",
+        {"steps": ["01_first", "02_second"], "all": {"rows": 5}, "02_second": {"fraction": 1}},
+    )
+    profile = profiles.load("p")
+    assert profile.overrides["01_first"] == {"run_dir": "runs/p", "rows": 5}
+    assert profile.overrides["02_second"] == {"run_dir": "runs/p", "rows": 5, "fraction": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"steps": ["01_first"], "ephocs": 3}, "unknown key.*ephocs"),
+        ({"steps": ["01_first"], "01_first": {"rosw": 3}}, "01_first has no parameter 'rosw'"),
+        ({"steps": ["01_first"], "01_first": {"rows": "3"}}, "rows = '3' is of type str.*int"),
+        ({"steps": ["01_first"], "01_first": {"rows": True}}, "rows = True is of type bool"),
+        ({"steps": ["01_first"], "all": {"sede": 3}}, "no notebook of the profile has.*sede"),
+        ({"steps": ["03_third"]}, "no notebook '03_third': choose one of 01_first, 02_second"),
+        ({}, "names no `steps`"),
+    ],
+)
+def test_a_wrong_profile_is_refused_by_name(checkout, content, message):
+    write_profile(checkout, "p", content)
+    with pytest.raises(InputError, match=message):
+        profiles.load("p")
+
+
+def test_unknown_profile_lists_the_known_ones(checkout):
+    with pytest.raises(InputError, match="no profile 'x': choose one of mock"):
+        profiles.load("x")
+
+
+def test_parameters_cell_must_hold_literals_and_be_one(checkout):
+    path = checkout / "notebooks" / "01_first.py"
+    path.write_text(path.read_text().replace('tags=["parameters"]', ""))
+    with pytest.raises(InputError, match="0 cells tagged"):
+        profiles.default_parameters("01_first")
+
+
+@pytest.mark.chain
+def test_a_step_leaves_results_receipt_and_notebook(checkout, capsys):
+    folder = steps.run("01_first", {"rows": 4}, label="01")
+    receipt = receipts.read(folder)
+    assert receipt["rows"] == {"table.csv": 4}
+    assert receipt["parameters"]["rows"] == 4 and receipt["parameters"]["fraction"] == 0.5
+    assert receipt["outputs"]["table.csv"] == receipts.sha256(folder / "table.csv")
+    assert {"01_first.ipynb", "log.txt", "table.csv"} == set(receipt["outputs"])
+    assert receipt["packages"]["papermill"] and receipt["peak_memory_mb"] > 10
+    assert "01 | already there: []" in capsys.readouterr().out
+    assert not folder.with_name("01_first.partial").exists()
+
+    assert receipts.verify(folder) == []
+    (folder / "table.csv").write_text("row\n1\n")
+    (folder / "log.txt").unlink()
+    (folder / "new.txt").write_text("")
+    assert receipts.verify(folder) == [
+        "01_first/log.txt is missing",
+        "01_first/table.csv has changed",
+        "01_first/new.txt was added",
+    ]
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("input", "refused its input: column x of table.csv is missing: add it"),
+        ("bug", "failed in cell .* with ZeroDivisionError"),
+        ("kill", "kernel died.*Run the same command again"),
+    ],
+)
+def test_trouble_is_told_and_leaves_earlier_results(checkout, trouble, message):
+    folder = steps.run("01_first", {"rows": 4})
+    before = receipts.hash_folder(folder)
+    with pytest.raises(steps.StepError, match=f"(?s){message}"):
+        steps.run("01_first", {"rows": 5, "trouble": trouble})
+    assert receipts.hash_folder(folder) == before
+    failed = folder.with_name("01_first.partial") / "01_first.failed.ipynb"
+    assert failed.exists()
+    assert any(cell["cell_type"] == "code" for cell in json.loads(failed.read_text())["cells"])
+
+
+@pytest.mark.chain
+def test_a_killed_step_finds_what_it_had_saved_and_others_do_not(checkout, capsys):
+    with pytest.raises(steps.StepError, match="kernel died"):
+        steps.run("01_first", {"trouble": "kill"}, label="01")
+    steps.run("01_first", {"trouble": "kill"}, label="01")
+    assert "already there: ['killed.csv', 'table.csv']" in capsys.readouterr().out
+    with pytest.raises(steps.StepError):
+        steps.run("02_second", {"trouble": "kill"}, label="02")
+    source = checkout / "notebooks" / "02_second.py"
+    source.write_text(source.read_text() + "\n# a new version of the notebook\n")
+    with pytest.raises(steps.StepError):
+        steps.run("02_second", {"trouble": "kill"}, label="02")
+    assert capsys.readouterr().out.count("02 | already there: []") == 2
+
+
+@pytest.mark.chain
+def test_a_wrong_parameter_is_refused_before_anything_starts(checkout):
+    with pytest.raises(InputError, match="01_first has no parameter 'row'"):
+        steps.run("01_first", {"row": 4})
+    assert not (checkout / "runs").exists()
+
+
+def test_a_damaged_receipt_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has not ended"):
+        receipts.read(tmp_path)
+    (tmp_path / receipts.NAME).write_text('{"step": ')
+    with pytest.raises(InputError, match="is damaged"):
+        receipts.read(tmp_path)
+
+
+def test_the_survey_folder_is_checked_before_the_chain_starts(capsys):
+    assert steps.main(["chain", "--profile", "challenge", "--data", "no/such/folder"]) == 1
+    message = capsys.readouterr().err
+    assert "no/such/folder" in message and "DATA=" in message
+
+
+@pytest.mark.chain
+def test_killing_the_runner_leaves_nothing_that_looks_finished(checkout):
+    command = [
+        sys.executable,
+        "-c",
+        "from lib import steps; steps.run('01_first', {'trouble': 'sleep'})",
+    ]
+    runner = subprocess.Popen(command, cwd=ROOT, env={**os.environ})
+    partial = checkout / "runs" / "mock" / "01_first.partial"
+    limit = time.time() + 60
+    while not (partial / "table.csv").exists() and time.time() < limit:
+        time.sleep(0.2)
+    kernels = psutil.Process(runner.pid).children(recursive=True)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    for kernel in kernels:
+        kernel.kill()
+    assert (partial / "table.csv").exists()
+    assert not (checkout / "runs" / "mock" / "01_first").exists()
