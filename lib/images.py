@@ -1,0 +1,358 @@
+"""Cut-outs: decoding, the central crop, and a cache of pixels that every later step reads.
+
+A survey's JPEGs are decoded once. Their central crops lie in one uint8 array on disk,
+``images_<colour>_<crop>.npy``, with an index of the same name that says which galaxy is in which
+row. The array is memory-mapped, so that a step reads only what it uses, and a smaller crop is a
+view of a larger one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from lib.paths import atomic
+from lib.schema import InputError
+
+CHANNELS = {"grey": 1, "rgb": 3}
+"""Colours that a network can be given, and their number of channels."""
+
+_CHUNK = 512
+_DECODERS = 4
+
+
+class ImageError(Exception):
+    """A file is not the cut-out that it should be; the message is the reason kept in the list."""
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Central crops of a survey.
+
+    Attributes
+    ----------
+    arrays : ndarray, uint8, (n, crop, crop, 3) or (n, crop, crop, 1)
+        Memory-mapped pixels; the last axis is 3 unless the cache itself was written in grey.
+    index : DataFrame
+        `galaxy_id` and `row`, one per galaxy.
+    crop : int
+        Side in pixels.
+    colour : {"rgb", "grey"}
+        What `network_input` makes of the pixels.
+    sha256 : str
+        Hash of the whole array on disk, which is the cache's identity.
+    """
+
+    arrays: np.ndarray
+    index: pd.DataFrame
+    crop: int
+    colour: str
+    sha256: str
+
+    def rows(self, galaxy_ids) -> np.ndarray:
+        """Rows (int64) of some galaxies, in their order.
+
+        Raises
+        ------
+        InputError
+            Names the first galaxies that have no image here.
+        """
+        rows = pd.Index(self.index["galaxy_id"]).get_indexer(pd.Index(galaxy_ids))
+        if (rows < 0).any():
+            absent = pd.Index(galaxy_ids)[rows < 0]
+            raise InputError(
+                f"{len(absent)} galaxies have no image in the cache (first: "
+                f"{', '.join(str(i) for i in absent[:3])}). missing.csv of the pre-processing step "
+                "says why; keep only galaxies that ImageCache.has."
+            )
+        return self.index["row"].to_numpy()[rows]
+
+    def has(self, galaxy_ids) -> np.ndarray:
+        """Which galaxies have an image (bool, same length)."""
+        return pd.Index(galaxy_ids).isin(self.index["galaxy_id"])
+
+
+def network_input(images: np.ndarray, colour: str, scale: float = 1.0) -> np.ndarray:
+    """Turn cached pixels into what a network is given.
+
+    Parameters
+    ----------
+    images : ndarray, uint8, (n, height, width, 3) or (n, height, width, 1)
+        Cached pixels.
+    colour : {"rgb", "grey"}
+        Grey is the mean of the channels (Sec. 2.2), not the luma of JPEG.
+    scale : float
+        Factor on the pixels, 1 for [0, 255] or 1/255 for [0, 1].
+
+    Returns
+    -------
+    ndarray, float32, (n, height, width, 1 or 3)
+    """
+    if colour == "grey" and images.shape[-1] == 3:
+        # A sum over the short last axis is an order of magnitude slower than three plane sums.
+        grey = images[..., 0].astype(np.float32)
+        grey += images[..., 1]
+        grey += images[..., 2]
+        return grey[..., np.newaxis] * np.float32(scale / 3.0)
+    return images.astype(np.float32) * np.float32(scale)
+
+
+def central_crop(images: np.ndarray, crop: int) -> np.ndarray:
+    """Central `crop` x `crop` pixels of (..., height, width, channels), as a view.
+
+    Raises
+    ------
+    InputError
+        If the crop is larger than the image, or cannot be central to the pixel.
+    """
+    height, width = images.shape[-3:-1]
+    check_crop(crop, min(height, width))
+    top, left = (height - crop) // 2, (width - crop) // 2
+    return images[..., top : top + crop, left : left + crop, :]
+
+
+def check_crop(crop: int, size: int) -> None:
+    """Raise InputError unless a `size` px wide image has a central crop `crop` px wide."""
+    if not 0 < crop <= size:
+        raise InputError(f"crop = {crop} px is outside 1 to {size} px, the size of the images")
+    if (size - crop) % 2:
+        raise InputError(
+            f"crop = {crop} px cannot be central in {size} px: the difference must be even"
+        )
+
+
+def decode(path: str | Path, size: int) -> np.ndarray:
+    """Read one cut-out.
+
+    Parameters
+    ----------
+    path : path
+        JPEG or PNG file.
+    size : int
+        Height and width that it must have, in pixels; checked before any pixel is decoded, so
+        that a huge image costs nothing.
+
+    Returns
+    -------
+    ndarray, uint8, (size, size, 3)
+
+    Raises
+    ------
+    ImageError
+        The reason in a few words: not there, empty, not an image, truncated, of another size, or
+        not 8-bit RGB.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError("no such file")
+    if path.stat().st_size == 0:
+        raise ImageError("empty file")
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if image.size != (size, size):
+                raise ImageError(
+                    f"{image.size[0]} x {image.size[1]} px, expected {size} x {size} px"
+                )
+            if image.mode != "RGB":
+                raise ImageError(f"colour mode {image.mode}, expected 8-bit RGB")
+            return np.asarray(image)
+    except Image.UnidentifiedImageError:
+        raise ImageError("not a JPEG or PNG image") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"far more pixels than the expected {size} x {size} px") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"cannot be decoded: {error}") from None
+
+
+def write_cache(
+    sample: pd.DataFrame,
+    data_dir: str | Path,
+    folder: str | Path,
+    *,
+    crop: int = 224,
+    colour: str = "rgb",
+    size: int = 424,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ImageCache, pd.DataFrame]:
+    """Decode the cut-outs of a sample into a cache.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        `galaxy_id` and `image_path`, relative to `data_dir`.
+    data_dir : path
+        The survey's folder.
+    folder : path
+        Where ``images_<colour>_<crop>.npy`` and ``.parquet`` are written, the index last.
+    crop, size : int
+        Side of the crop and of the files' images, in pixels.
+    colour : {"rgb", "grey"}
+        Colour that is stored. Grey is rounded to uint8 here; a grey view of an RGB cache is exact.
+    progress : callable, optional
+        Called with the galaxies done and their total.
+
+    Returns
+    -------
+    cache : ImageCache
+    missing : DataFrame
+        `galaxy_id`, `image_path` and `reason` of each galaxy left out.
+
+    Raises
+    ------
+    InputError
+        Before any decoding: unknown colour, impossible crop, missing folder, no galaxies, not
+        enough space. Afterwards, if not a single image could be read. An earlier cache stays as it
+        was in each case.
+    """
+    _check_colour(colour)
+    check_crop(crop, size)
+    data_dir, folder = Path(data_dir), Path(folder)
+    if not data_dir.is_dir():
+        raise InputError(
+            f"the survey's folder {data_dir} is missing: correct the data_dir parameter"
+        )
+    if sample.empty:
+        raise InputError("there is no galaxy to read an image of: loosen the selection")
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, len(sample) * crop * crop * CHANNELS[colour])
+
+    path = folder / f"images_{colour}_{crop}.npy"
+    index_path = path.with_suffix(".parquet")
+    shape = (crop, crop, CHANNELS[colour])
+    kept: list[int] = []
+    missing: list[tuple[int, str]] = []
+    digest = hashlib.sha256()
+    with atomic(path) as temporary:
+        with open(temporary, "wb") as file:
+            # Plain writes, not a writable memory map: on a full disk they fail with an error.
+            _write_header(file, (len(sample), *shape))
+            for position, image in enumerate(_decoded(sample, data_dir, size, crop, colour)):
+                if isinstance(image, ImageError):
+                    missing.append((position, str(image)))
+                else:
+                    file.write(image)
+                    digest.update(image)
+                    kept.append(position)
+                if progress and ((position + 1) % _CHUNK == 0 or position + 1 == len(sample)):
+                    progress(position + 1, len(sample))
+            _write_header(file, (len(kept), *shape))
+        if not kept:
+            raise InputError(
+                f"none of the {len(sample)} images below {data_dir} could be read (first: "
+                f"{sample['image_path'].iloc[0]}: {missing[0][1]}). Check data_dir, image_path and "
+                f"the expected size of {size} px."
+            )
+        # Array and index belong together: no index while a new array takes its place.
+        index_path.unlink(missing_ok=True)
+    index = pd.DataFrame(
+        {"galaxy_id": sample["galaxy_id"].iloc[kept].to_numpy(), "row": np.arange(len(kept))}
+    )
+    index.attrs = {"sha256": digest.hexdigest()}
+    with atomic(index_path) as temporary:
+        index.to_parquet(temporary)
+    left_out = sample[["galaxy_id", "image_path"]].iloc[[p for p, _ in missing]]
+    left_out = left_out.assign(reason=[reason for _, reason in missing]).reset_index(drop=True)
+    return open_cache(folder, crop, colour), left_out
+
+
+def open_cache(folder: str | Path, crop: int, colour: str = "rgb") -> ImageCache:
+    """Open the crops that the pre-processing step wrote.
+
+    The cache of that crop is used or, as a central view, the smallest larger one; grey is made
+    from RGB by `network_input`.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of the pre-processing step.
+    crop : int
+        Side in pixels.
+    colour : {"rgb", "grey"}
+        Colour that the network is to see.
+
+    Raises
+    ------
+    InputError
+        If there is no such cache, or it is not whole.
+    """
+    _check_colour(colour)
+    folder = Path(folder)
+    found = {}
+    for path in folder.glob("images_*.npy"):
+        match = re.fullmatch(r"images_(rgb|grey)_(\d+)\.npy", path.name)
+        if match and int(match[2]) >= crop and match[1] in {colour, "rgb"}:
+            found[int(match[2]), match[1] != colour] = path
+    if not found:
+        raise InputError(
+            f"{folder} has no {colour} images of at least {crop} px: run notebook 02_preprocessing "
+            f"with crop = {crop} or more"
+        )
+    path = found[min(found)]
+    index_path = path.with_suffix(".parquet")
+    if not index_path.is_file():
+        raise InputError(f"{path} has no index: run notebook 02_preprocessing again")
+    index = pd.read_parquet(index_path)
+    try:
+        arrays = np.load(path, mmap_mode="r")
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not whole ({error}): run notebook 02_preprocessing again"
+        ) from None
+    if len(arrays) != len(index):
+        raise InputError(
+            f"{path} has {len(arrays)} images but its index {len(index)}: run notebook "
+            "02_preprocessing again"
+        )
+    return ImageCache(central_crop(arrays, crop), index, crop, colour, index.attrs["sha256"])
+
+
+def _check_colour(colour: str) -> None:
+    if colour not in CHANNELS:
+        raise InputError(f"unknown colour {colour!r}: choose one of {', '.join(CHANNELS)}")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the image cache needs {needed / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB "
+            "free: choose a smaller crop or another disk"
+        )
+
+
+def _write_header(file, shape: tuple[int, ...]) -> None:
+    """Write the npy header at the start; NumPy pads it so that a shorter array's is as long."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+
+
+def _decoded(
+    sample: pd.DataFrame, data_dir: Path, size: int, crop: int, colour: str
+) -> Iterator[np.ndarray | ImageError]:
+    """Crop, (crop, crop, channels), or the reason why there is none, per galaxy in order."""
+
+    def read(path: str) -> np.ndarray | ImageError:
+        try:
+            image = central_crop(decode(data_dir / path, size), crop)
+        except ImageError as error:
+            return error
+        if colour == "grey":
+            image = np.rint(network_input(image, "grey")).astype(np.uint8)
+        return np.ascontiguousarray(image)
+
+    # Threads are enough: Pillow decodes with the interpreter lock released. In chunks, because
+    # Executor.map would queue every image of the survey in memory.
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        for start in range(0, len(sample), _CHUNK):
+            yield from pool.map(read, sample["image_path"].iloc[start : start + _CHUNK])
