@@ -262,7 +262,7 @@ def test_importing_images_does_not_import_tensorflow():
 
 @pytest.mark.real
 def test_real_cut_outs(challenge_sample, tmp_path):
-    """Real cut-outs of the competition decode to the pixels that Pillow gives; the absent one is listed."""
+    """The competition's cut-outs decode to the pixels that Pillow gives; an absent one is listed."""
     paths = sorted((challenge_sample / "images_training_rev1").glob("*.jpg"))[:20]
     names = [str(p.relative_to(challenge_sample)) for p in paths] + ["images_training_rev1/1.jpg"]
     sample = pd.DataFrame({"galaxy_id": range(21), "image_path": names})
