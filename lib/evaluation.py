@@ -1,0 +1,868 @@
+"""How good a classifier is, how sure that is, and how two classifiers differ.
+
+Everything rests on the confusion matrix: precision, recall and F1 follow from it, and a bootstrap
+of galaxies within their label is a multinomial draw of each of its rows, so that thousands of
+resamples cost milliseconds. No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special, stats
+from sklearn.model_selection import KFold, RepeatedStratifiedKFold
+
+from lib import schema
+from lib.schema import InputError
+
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
+CELLS = ("precision", "recall", "f1")
+LEVEL = 0.95
+
+
+# ---------------------------------------------------------------------------------------------
+# A training run's files
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run left behind, without the model.
+
+    Attributes
+    ----------
+    name : str
+        Name of its folder.
+    settings : dict
+        ``model.json``: role, classes, merge, protocol, ...
+    predictions : DataFrame
+        One row per galaxy: ``galaxy_id``, ``label``, ``split``, ``predicted`` and one probability
+        column per class.
+    history : DataFrame
+        One row per epoch.
+    epoch_probabilities : ndarray or None
+        float, shape (epochs, validation galaxies, classes): probabilities after every epoch, rows
+        in the order of the validation galaxies in `predictions`; None where the run kept none.
+    """
+
+    name: str
+    settings: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+    epoch_probabilities: np.ndarray | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes in the order of the model's outputs."""
+        return tuple(self.settings["classes"])
+
+    @property
+    def protocol(self) -> str:
+        """``published`` or ``sound``."""
+        return self.settings["protocol"]
+
+    @property
+    def reported_split(self) -> str:
+        """Split that the metrics are reported on: ``test`` where there is one, else validation."""
+        return "test" if (self.predictions["split"] == "test").any() else "validation"
+
+    def part(self, split: str | None = None) -> pd.DataFrame:
+        """Predictions of one split (default: the reported one), in the file's order."""
+        return self.predictions[self.predictions["split"] == (split or self.reported_split)]
+
+    def probabilities(self, split: str | None = None) -> np.ndarray:
+        """Class probabilities of one split, float64, shape (galaxies, classes)."""
+        columns = schema.probability_columns(self.classes)
+        return self.part(split)[columns].to_numpy(np.float64)
+
+    def confusion(self, split: str | None = None) -> pd.DataFrame:
+        """Confusion matrix of one split (default: the reported one)."""
+        part = self.part(split)
+        return confusion(part["label"], part["predicted"], self.classes)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read the files of a training run and check that they fit together.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``model.json``, ``predictions.parquet`` and ``history.csv``, and
+        ``validation_probabilities.npy`` where the run kept its probabilities epoch by epoch.
+
+    Raises
+    ------
+    InputError
+        Names the file, and the column or value at fault.
+    """
+    folder = Path(folder)
+    for name in ("model.json", "predictions.parquet", "history.csv"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: run the training notebook again.")
+    settings = json.loads((folder / "model.json").read_text())
+    missing = [key for key in ("role", "classes", "protocol") if key not in settings]
+    if missing:
+        raise InputError(f"{folder / 'model.json'} has no {', '.join(missing)}: train again.")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    check_predictions(predictions, tuple(settings["classes"]), str(folder / "predictions.parquet"))
+    history = pd.read_csv(folder / "history.csv")
+    epochs = folder / "validation_probabilities.npy"
+    kept = np.load(epochs).astype(np.float64) if epochs.is_file() else None
+    n = int((predictions["split"] == "validation").sum())
+    expected = (len(history), n, len(settings["classes"]))
+    if kept is not None and kept.shape != expected:
+        raise InputError(
+            f"{epochs} has shape {kept.shape}, but history and predictions ask for {expected} "
+            "(epochs, validation galaxies, classes): train again."
+        )
+    return Run(folder.name, settings, predictions, history, kept)
+
+
+def check_predictions(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> None:
+    """Refuse a prediction table that does not keep its contract.
+
+    Raises
+    ------
+    InputError
+        For missing columns, duplicate galaxies, unknown classes, or probabilities that are not
+        finite or do not add up to one (to 1 %).
+    """
+    columns = schema.probability_columns(classes)
+    missing = [
+        c for c in ("galaxy_id", "label", "split", "predicted", *columns) if c not in table.columns
+    ]
+    if missing:
+        raise InputError(f"{source}: column {', '.join(missing)} is missing. Train again.")
+    if table["galaxy_id"].duplicated().any():
+        raise InputError(f"{source}: column galaxy_id has duplicates. Each galaxy is wanted once.")
+    for column in ("label", "predicted"):
+        unknown = sorted(set(table[column].unique()) - set(classes), key=str)
+        if unknown:
+            raise InputError(
+                f"{source}: column {column} holds {unknown}, not among the run's classes "
+                f"{list(classes)}. Labels and model must use the same class merge."
+            )
+    sums = table[columns].to_numpy(float).sum(axis=1)
+    bad = ~(np.abs(sums - 1) < 0.01)
+    if bad.any():
+        raise InputError(
+            f"{source}: the probabilities of {bad.sum()} galaxies do not add up to 1 "
+            f"(first: galaxy {table['galaxy_id'].to_numpy()[bad][0]}, sum {sums[bad][0]}). "
+            "The model diverged, or the columns are not its softmax outputs."
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Confusion matrix and scores
+
+
+def confusion(label, predicted, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Confusion matrix, rows = label, columns = prediction.
+
+    Parameters
+    ----------
+    label, predicted : array-like of str, shape (n,)
+    classes : tuple of str
+        All classes, in order.
+
+    Returns
+    -------
+    DataFrame
+        Counts, int64, shape (classes, classes).
+
+    Raises
+    ------
+    InputError
+        If the lengths differ, nothing is given, or a value is not among `classes`.
+    """
+    label, predicted = class_index(label, classes), class_index(predicted, classes)
+    if len(label) != len(predicted) or len(label) == 0:
+        raise InputError(
+            f"{len(label)} labels and {len(predicted)} predictions: a confusion matrix needs "
+            "equally many of both, and at least one."
+        )
+    k = len(classes)
+    counts = np.bincount(label * k + predicted, minlength=k * k).reshape(k, k)
+    return pd.DataFrame(
+        counts,
+        index=pd.Index(classes, name="label"),
+        columns=pd.Index(classes, name="predicted"),
+    )
+
+
+def class_index(values, classes: tuple[str, ...]) -> np.ndarray:
+    """Position of each value in `classes`, int64, shape (n,); InputError for an unknown one."""
+    index = pd.Index(classes).get_indexer(pd.Index(values))
+    if (index < 0).any():
+        unknown = sorted(set(np.asarray(values)[index < 0]), key=str)
+        raise InputError(f"classes {unknown} are not among {list(classes)}: check the class merge.")
+    return index.astype(np.int64)
+
+
+def normalise(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Confusion matrix as fractions of each label's galaxies; NaN in the row of an empty label."""
+    return matrix.div(matrix.sum(axis=1).replace(0, np.nan), axis=0)
+
+
+def _cells(matrices: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 per class of confusion matrices, shape (..., k, k) -> (..., k).
+
+    Precision is NaN where nothing is predicted, recall where a label is empty, F1 where both.
+    """
+    tp = np.diagonal(matrices, axis1=-2, axis2=-1).astype(float)
+    support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "precision": tp / predicted,
+            "recall": tp / support,
+            "f1": 2 * tp / (support + predicted),
+        }
+
+
+def _scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, balanced accuracy, macro-F1 of confusion matrices, shape (..., k, k) -> (...).
+
+    The means leave out classes without galaxies (and, for F1, without predictions), as
+    scikit-learn does.
+    """
+    tp = np.diagonal(matrices, axis1=-2, axis2=-1)
+    cells = _cells(matrices)
+    return {
+        "accuracy": tp.sum(axis=-1) / matrices.sum(axis=(-2, -1)),
+        "balanced_accuracy": np.nanmean(cells["recall"], axis=-1),
+        "macro_f1": np.nanmean(cells["f1"], axis=-1),
+    }
+
+
+def class_report(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Precision, recall, F1 and support per class (Sec. 4.1, Table 3).
+
+    Parameters
+    ----------
+    matrix : DataFrame
+        Counts from `confusion`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by class: ``precision``, ``recall``, ``f1`` (float; NaN where undefined),
+        ``support``, ``predicted``, ``tp`` (int).
+    """
+    counts = matrix.to_numpy()
+    return pd.DataFrame(
+        {
+            **_cells(counts),
+            "support": counts.sum(axis=1),
+            "predicted": counts.sum(axis=0),
+            "tp": np.diag(counts),
+        },
+        index=matrix.index,
+    )
+
+
+def scores(matrix: pd.DataFrame) -> dict[str, float]:
+    """Accuracy, balanced accuracy and macro-F1 of a confusion matrix."""
+    return {name: float(value) for name, value in _scores(matrix.to_numpy()).items()}
+
+
+def at_frequencies(matrix: pd.DataFrame, counts: dict[str, float]) -> pd.DataFrame:
+    """Confusion matrix that the same recalls give at other class frequencies.
+
+    A precision measured on a down-sampled set does not hold for the sky, where m = 2 outnumbers
+    the rest; this scales each row to the number of galaxies that the class really has.
+
+    Parameters
+    ----------
+    matrix : DataFrame
+        Counts from `confusion`; every label must have galaxies.
+    counts : dict
+        Galaxies per class in the population.
+
+    Returns
+    -------
+    DataFrame
+        Expected counts (float).
+    """
+    empty = matrix.index[matrix.sum(axis=1) == 0]
+    if len(empty):
+        raise InputError(f"no galaxies with label {', '.join(empty)}: their recall is unknown.")
+    return normalise(matrix).mul(pd.Series(counts).reindex(matrix.index), axis=0)
+
+
+# ---------------------------------------------------------------------------------------------
+# Intervals
+
+
+def wilson(successes, n, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's score interval of a proportion (Wilson 1927).
+
+    Parameters
+    ----------
+    successes, n : array-like of int
+        Successes among `n` trials; NaN bounds where ``n`` is 0.
+    level : float
+        Coverage, e.g. 0.95.
+
+    Returns
+    -------
+    low, high : ndarray
+    """
+    successes, n = np.asarray(successes, float), np.asarray(n, float)
+    if ((successes < 0) | (successes > n)).any():
+        raise InputError(f"{successes} successes among {n} trials: wanted 0 <= successes <= n.")
+    z = stats.norm.isf((1 - level) / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = successes / n
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def cell_intervals(matrix: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+    """Intervals of precision, recall and F1 per class.
+
+    Precision and recall are proportions: Wilson's interval. F1 = 2 J / (1 + J) with the
+    proportion J = TP / (TP + FP + FN), so that Wilson's interval of J carries over; unlike the
+    bootstrap it does not collapse when a class of ten has no error.
+
+    Returns
+    -------
+    DataFrame
+        Index ``(label, metric)``; columns ``value``, ``low``, ``high``.
+    """
+    report = class_report(matrix)
+    union = report["support"] + report["predicted"] - report["tp"]
+    bounds = {
+        "precision": wilson(report["tp"], report["predicted"], level),
+        "recall": wilson(report["tp"], report["support"], level),
+        "f1": [2 * j / (1 + j) for j in wilson(report["tp"], union, level)],
+    }
+    tables = [
+        pd.DataFrame(
+            {"value": report[metric], "low": low, "high": high, "metric": metric}
+        ).set_index("metric", append=True)
+        for metric, (low, high) in bounds.items()
+    ]
+    order = pd.MultiIndex.from_product([matrix.index, CELLS], names=["label", "metric"])
+    return pd.concat(tables).reindex(order)
+
+
+def resample(matrix: pd.DataFrame, n: int, seed: int) -> np.ndarray:
+    """Confusion matrices of `n` bootstrap samples, drawn within each label.
+
+    Galaxies of one label are exchangeable, so that resampling them with replacement is a
+    multinomial draw of the matrix row.
+
+    Returns
+    -------
+    ndarray
+        int64, shape (n, classes, classes); row sums are those of `matrix`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [_multinomial(rng, row, n) for row in matrix.to_numpy()]
+    return np.stack(rows, axis=1)
+
+
+def _multinomial(rng: np.random.Generator, counts: np.ndarray, n: int) -> np.ndarray:
+    """`n` multinomial draws with the total and the shares of `counts`; zeros stay zeros."""
+    total = counts.sum()
+    if total == 0:
+        return np.zeros((n, len(counts)), dtype=np.int64)
+    return rng.multinomial(total, counts / total, size=n)
+
+
+def bootstrap(matrix: pd.DataFrame, *, n: int = 5000, level: float = LEVEL, seed: int = 42):
+    """Stratified percentile bootstrap of all metrics.
+
+    Parameters
+    ----------
+    matrix : DataFrame
+        Counts from `confusion`.
+    n : int
+        Bootstrap samples.
+    level : float
+        Coverage.
+    seed : int
+        Seed of the resampling.
+
+    Returns
+    -------
+    DataFrame
+        Index ``(label, metric)``, label "all" for `SCORES`; columns ``value``, ``low``, ``high``.
+    """
+    samples, counts = resample(matrix, n, seed), matrix.to_numpy()
+    tail = 100 * (1 - level) / 2
+    rows = {}
+    for metric, drawn in _scores(samples).items():
+        value = float(_scores(counts)[metric])
+        rows["all", metric] = (value, *np.nanpercentile(drawn, [tail, 100 - tail]))
+    for metric, drawn in _cells(samples).items():
+        values = _cells(counts)[metric]
+        for k, label in enumerate(matrix.index):
+            defined = drawn[:, k][~np.isnan(drawn[:, k])]
+            bounds = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (np.nan,) * 2
+            rows[label, metric] = (values[k], *bounds)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["label", "metric"])
+    return table
+
+
+def score_intervals(matrix: pd.DataFrame, *, level: float = LEVEL, seed: int = 42) -> pd.DataFrame:
+    """Intervals of accuracy (Wilson), balanced accuracy and macro-F1 (stratified bootstrap).
+
+    Returns
+    -------
+    DataFrame
+        Indexed by `SCORES`; columns ``value``, ``low``, ``high``.
+    """
+    table = bootstrap(matrix, level=level, seed=seed).loc["all"].reindex(list(SCORES))
+    counts = matrix.to_numpy()
+    table.loc["accuracy", ["low", "high"]] = wilson(np.trace(counts), counts.sum(), level)
+    return table
+
+
+# ---------------------------------------------------------------------------------------------
+# Two models on the same galaxies
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's exact test: galaxies that only one model gets right, two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar(correct_a, correct_b) -> McNemar:
+    """McNemar's exact test of two models on the same galaxies (McNemar 1947).
+
+    Parameters
+    ----------
+    correct_a, correct_b : array-like of bool, shape (n,)
+        Whether each model is right, galaxy by galaxy.
+    """
+    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    if a.shape != b.shape:
+        raise InputError(f"{a.size} and {b.size} galaxies: both models must see the same ones.")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return McNemar(only_a, only_b, float(_mcnemar_p(only_a, only_b)))
+
+
+def _mcnemar_p(only_a, only_b):
+    """Two-sided exact p-value: discordant galaxies fall to either model with probability 1/2."""
+    only_a, only_b = np.asarray(only_a), np.asarray(only_b)
+    return np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
+
+
+def mcnemar_bounds(correct_a, correct_b, n) -> tuple[McNemar, McNemar]:
+    """Smallest and largest p-value of McNemar's test when only the margins are known.
+
+    Parameters
+    ----------
+    correct_a, correct_b, n : int or sequence of int
+        Galaxies that each model gets right among `n`, in all or class by class; classes narrow
+        the bounds, since a galaxy right by one model in one class cannot make up for another's.
+
+    Returns
+    -------
+    McNemar, McNemar
+        With the smallest and with the largest possible p-value.
+    """
+    a, b, n = (np.atleast_1d(np.asarray(x, int)) for x in (correct_a, correct_b, n))
+    if (
+        not (a.shape == b.shape == n.shape)
+        or (np.minimum(a, b) < 0).any()
+        or (np.maximum(a, b) > n).any()
+    ):
+        raise InputError(
+            f"correct {a.tolist()} and {b.tolist()} of {n.tolist()}: wanted equally many numbers, "
+            "none below 0 or above the galaxies of its class."
+        )
+    # In a class, galaxies right by a alone: at least a - b, at most what b gets wrong.
+    fewest, most = np.maximum(0, a - b).sum(), np.minimum(a, n - b).sum()
+    only_a = np.arange(fewest, most + 1)
+    only_b = only_a + (b - a).sum()
+    p = _mcnemar_p(only_a, only_b)
+    return tuple(
+        McNemar(int(only_a[i]), int(only_b[i]), float(p[i])) for i in (p.argmin(), p.argmax())
+    )
+
+
+def paired_bootstrap(
+    label,
+    predicted_a,
+    predicted_b,
+    classes: tuple[str, ...],
+    *,
+    n: int = 5000,
+    level: float = LEVEL,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Bootstrap of the difference b - a of two models on the same galaxies, within each label.
+
+    Parameters
+    ----------
+    label, predicted_a, predicted_b : array-like of str, shape (galaxies,)
+    classes : tuple of str
+    n : int
+        Bootstrap samples.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by `SCORES`; columns ``a``, ``b``, ``difference``, ``low``, ``high``, and
+        ``share_not_better``: the share of samples in which b is not above a.
+    """
+    k = len(classes)
+    label, a, b = (class_index(x, classes) for x in (label, predicted_a, predicted_b))
+    if not len(label) == len(a) == len(b):
+        raise InputError(f"{len(label)}, {len(a)} and {len(b)} galaxies: wanted the same ones.")
+    cube = np.bincount((label * k + a) * k + b, minlength=k**3).reshape(k, k * k)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([_multinomial(rng, row, n) for row in cube], axis=1).reshape(n, k, k, k)
+    cube = cube.reshape(k, k, k)
+    tail = 100 * (1 - level) / 2
+    rows = {}
+    scores_a, scores_b = _scores(drawn.sum(axis=3)), _scores(drawn.sum(axis=2))
+    for metric in SCORES:
+        value_a, value_b = (_scores(cube.sum(axis=axis))[metric] for axis in (2, 1))
+        difference = scores_b[metric] - scores_a[metric]
+        bounds = np.percentile(difference, [tail, 100 - tail])
+        rows[metric] = (value_a, value_b, value_b - value_a, *bounds, (difference <= 0).mean())
+    columns = ["a", "b", "difference", "low", "high", "share_not_better"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("metric")
+
+
+# ---------------------------------------------------------------------------------------------
+# Calibration
+
+
+def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Reliability diagram of the predicted class.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        float, shape (n, classes).
+    label : ndarray
+        int, shape (n,): index of the true class.
+    bins : int
+        Equal bins of confidence, the highest probability.
+
+    Returns
+    -------
+    DataFrame
+        Occupied bins: ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (Wilson), ``n``.
+    """
+    _check_probabilities(probabilities, label)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == label
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    table = (
+        pd.DataFrame({"bin": index, "confidence": confidence, "right": right})
+        .groupby("bin")
+        .agg(confidence=("confidence", "mean"), right=("right", "sum"), n=("right", "size"))
+    )
+    table["accuracy"] = table["right"] / table["n"]
+    table["low"], table["high"] = wilson(table["right"], table["n"])
+    return table[["confidence", "accuracy", "low", "high", "n"]]
+
+
+def calibration(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) -> dict[str, float]:
+    """Expected calibration error, Brier score and negative log-likelihood.
+
+    ``ece``: mean |accuracy - confidence| over bins (Guo et al. 2017); ``brier``: mean squared
+    distance to the one-hot label, summed over classes (0 to 2); ``nll``: in nats per galaxy.
+    """
+    bin_table = reliability(probabilities, label, bins)
+    gap = (bin_table["accuracy"] - bin_table["confidence"]).abs()
+    one_hot = np.eye(probabilities.shape[1])[label]
+    return {
+        "ece": float((gap * bin_table["n"]).sum() / len(label)),
+        "brier": float(((probabilities - one_hot) ** 2).sum(axis=1).mean()),
+        "nll": float(-_log(probabilities)[np.arange(len(label)), label].mean()),
+    }
+
+
+def _check_probabilities(probabilities: np.ndarray, label: np.ndarray) -> None:
+    if probabilities.ndim != 2 or len(probabilities) != len(label) or len(label) == 0:
+        raise InputError(
+            f"probabilities of shape {probabilities.shape} for {len(label)} labels: wanted one "
+            "row per galaxy and one column per class, and at least one galaxy."
+        )
+    if label.min() < 0 or label.max() >= probabilities.shape[1]:
+        raise InputError(f"label indices reach {label.min()}..{label.max()}, beyond the classes.")
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithm that takes a probability of 0 (float32 underflow) as 1e-38."""
+    return np.log(np.maximum(probabilities, 1e-38))
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities with their logits divided by `temperature`; above 1 makes them less sure."""
+    return special.softmax(_log(probabilities) / temperature, axis=1)
+
+
+def fit_temperature(probabilities: np.ndarray, label: np.ndarray) -> float:
+    """Temperature with the smallest negative log-likelihood (Guo et al. 2017).
+
+    The logarithms of probabilities are logits up to a constant per galaxy, which the softmax
+    does not see. Searched between 0.05 and 20.
+    """
+    _check_probabilities(probabilities, label)
+    logits = _log(probabilities)
+    rows = np.arange(len(label))
+
+    def loss(log_temperature):
+        return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, label].mean()
+
+    bounds = (np.log(0.05), np.log(20))
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def cross_fitted_temperature(
+    probabilities: np.ndarray, label: np.ndarray, *, folds: int = 5, seed: int = 42
+) -> tuple[np.ndarray, list[float]]:
+    """Temperature-scaled probabilities, each galaxy with a temperature fitted on other galaxies.
+
+    Returns
+    -------
+    scaled : ndarray
+        float, shape of `probabilities`.
+    temperatures : list of float
+        One per fold.
+    """
+    if len(label) < 2 * folds:
+        raise InputError(f"{len(label)} galaxies are too few for {folds} folds of calibration.")
+    scaled, temperatures = np.empty_like(probabilities), []
+    for fit, hold in KFold(folds, shuffle=True, random_state=seed).split(probabilities):
+        temperatures.append(fit_temperature(probabilities[fit], label[fit]))
+        scaled[hold] = apply_temperature(probabilities[hold], temperatures[-1])
+    return scaled, temperatures
+
+
+# ---------------------------------------------------------------------------------------------
+# The sound protocol, and how optimistic the published one is
+
+
+def sound_split(assignment: pd.DataFrame, fraction: float = 0.5, seed: int = 42) -> pd.DataFrame:
+    """Set a test part aside from the validation galaxies, class by class.
+
+    Training data stay as published; epochs are chosen on what remains of the validation set, and
+    the test part is looked at once.
+
+    Parameters
+    ----------
+    assignment : DataFrame
+        Columns ``galaxy_id``, ``label``, ``split`` (train, validation, rest).
+    fraction : float
+        Share of each class's validation galaxies that becomes ``test``, rounded down.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    DataFrame
+        Copy of `assignment` in which ``split`` also takes the value ``test``.
+
+    Raises
+    ------
+    InputError
+        If `fraction` is not between 0 and 1, or a class would have no test or no validation galaxy.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"test fraction {fraction}: wanted a number between 0 and 1.")
+    result = assignment.copy()
+    rng = np.random.default_rng(seed)
+    validation = result[result["split"] == "validation"]
+    for label, members in validation.groupby("label", sort=True):
+        size = int(fraction * len(members))
+        if size == 0:
+            raise InputError(
+                f"class {label} has {len(members)} validation galaxies, too few to set a share "
+                f"of {fraction} aside for testing: use a class merge or cross-validation."
+            )
+        result.loc[rng.choice(members.index, size, replace=False), "split"] = "test"
+    return result
+
+
+def repeated_folds(label, folds: int = 5, repeats: int = 1, seed: int = 42):
+    """Repeated stratified folds.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        Training and test positions (int64), ``folds * repeats`` pairs.
+
+    Raises
+    ------
+    InputError
+        If a class has fewer galaxies than folds, since some folds would then not test it.
+    """
+    label = np.asarray(label)
+    classes, sizes = np.unique(label, return_counts=True)
+    if sizes.min() < folds:
+        raise InputError(
+            f"class {classes[sizes.argmin()]} has {sizes.min()} galaxies, fewer than {folds} "
+            "folds: use fewer folds or a class merge."
+        )
+    splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
+    return list(splitter.split(label, label))
+
+
+def cross_validation_summary(values, test_share: float, level: float = LEVEL) -> dict[str, float]:
+    """Mean of a score over (repeated) folds with an interval that knows that folds overlap.
+
+    The variance is Nadeau & Bengio's (2003) corrected one: (1/J + n_test/n_train) s^2 for J
+    folds, because training sets share galaxies and the naive s^2/J is too small.
+
+    Parameters
+    ----------
+    values : array-like of float, shape (J,)
+        Score of each fold.
+    test_share : float
+        n_test / n_train, 1/4 for five folds.
+
+    Returns
+    -------
+    dict
+        ``mean``, ``sd`` (over folds), ``se`` (corrected), ``low``, ``high``, ``n``.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise InputError(f"{values.tolist()}: wanted at least two folds, all with a finite score.")
+    sd = values.std(ddof=1)
+    se = np.sqrt((1 / len(values) + test_share) * sd**2)
+    half = stats.t.isf((1 - level) / 2, len(values) - 1) * se
+    mean = values.mean()
+    return {
+        "mean": float(mean),
+        "sd": float(sd),
+        "se": float(se),
+        "low": float(mean - half),
+        "high": float(mean + half),
+        "n": len(values),
+    }
+
+
+def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
+    """Mean, standard deviation and coefficient of variation over seeds (Sec. 4.2.1).
+
+    Returns
+    -------
+    dict
+        ``mean``, ``sd`` (ddof = 1), ``cv`` = sd / mean (not per cent), ``low``, ``high``
+        (Student interval of the mean), ``n``; NaN where one run does not tell.
+    """
+    values = np.asarray(values, float)
+    n = len(values)
+    sd = values.std(ddof=1) if n > 1 else np.nan
+    half = stats.t.isf((1 - level) / 2, n - 1) * sd / np.sqrt(n) if n > 1 else np.nan
+    mean = values.mean()
+    return {
+        "mean": float(mean),
+        "sd": float(sd),
+        "cv": float(sd / mean) if mean else np.nan,
+        "low": float(mean - half),
+        "high": float(mean + half),
+        "n": n,
+    }
+
+
+def epoch_optimism(
+    epoch_probabilities: np.ndarray,
+    label: np.ndarray,
+    *,
+    repeats: int = 200,
+    level: float = LEVEL,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """How much choosing the epoch on the reported galaxies flatters the report.
+
+    The validation set is halved at random, class by class. Each half is scored at the epoch with
+    the best accuracy on the *other* half, so that every galaxy is judged by a choice it had no
+    part in. A half chooses worse than the whole would, so that this is an upper estimate of
+    the optimism.
+
+    Parameters
+    ----------
+    epoch_probabilities : ndarray
+        float, shape (epochs, n, classes).
+    label : ndarray
+        int, shape (n,): index of the true class.
+    repeats : int
+        Random halvings.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by `SCORES`; columns ``published`` (best epoch, chosen and scored on all),
+        ``sound`` (mean of the halvings), ``optimism`` (their difference), ``low``, ``high`` (range
+        of the optimism over the halvings; not a sampling error of galaxies).
+    """
+    epochs, n, k = epoch_probabilities.shape
+    _check_probabilities(epoch_probabilities[0], label)
+    predicted = epoch_probabilities.argmax(axis=2)
+    right = predicted == label
+    rng = np.random.default_rng(seed)
+    first = np.array([_stratified_half(label, rng) for _ in range(repeats)])
+    # argmax takes the first of equal epochs, as a best-epoch checkpoint does.
+    chosen_by_first = (first @ right.T.astype(float)).argmax(axis=1)
+    chosen_by_second = (~first @ right.T.astype(float)).argmax(axis=1)
+    crossed = np.where(first, predicted[chosen_by_second], predicted[chosen_by_first])
+    sound = _scores(_matrices(label, crossed, k))
+    best = right.sum(axis=1).argmax()
+    published = _scores(_matrices(label, predicted[best][None], k)[0])
+    tail = 100 * (1 - level) / 2
+    rows = {}
+    for metric in SCORES:
+        optimism = published[metric] - sound[metric]
+        bounds = np.percentile(optimism, [tail, 100 - tail])
+        rows[metric] = (published[metric], sound[metric].mean(), optimism.mean(), *bounds)
+    columns = ["published", "sound", "optimism", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("metric")
+
+
+def _stratified_half(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Boolean mask of a random half of each class; an odd galaxy falls to either half."""
+    half = np.zeros(len(label), bool)
+    for value in np.unique(label):
+        members = rng.permutation(np.flatnonzero(label == value))
+        half[members[: (len(members) + rng.integers(2)) // 2]] = True
+    return half
+
+
+def _matrices(label: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+    """Confusion matrices of many predictions of the same galaxies: (r, n) -> (r, k, k)."""
+    flat = np.arange(len(predicted))[:, None] * k * k + label * k + predicted
+    return np.bincount(flat.ravel(), minlength=len(predicted) * k * k).reshape(-1, k, k)
+
+
+def unseen_recall(run: Run) -> pd.DataFrame:
+    """Recall on the validation set beside that on galaxies that took no part in training.
+
+    Down-sampling leaves galaxies of the large classes aside (split "rest"): no training and no
+    choice of epoch has seen them, so that their recall is free of optimism.
+
+    Returns
+    -------
+    DataFrame
+        Classes with galaxies in "rest": ``validation``, ``validation_low``, ``validation_high``,
+        ``rest``, ``rest_low``, ``rest_high``, ``n_validation``, ``n_rest``.
+    """
+    columns = {}
+    for split in ("validation", "rest"):
+        part = run.part(split)
+        n = part.groupby("label").size().reindex(run.classes, fill_value=0)
+        tp = (part["label"] == part["predicted"]).groupby(part["label"]).sum()
+        tp = tp.reindex(run.classes, fill_value=0)
+        columns[split] = tp / n.where(n > 0)
+        columns[f"{split}_low"], columns[f"{split}_high"] = wilson(tp, n)
+        columns[f"n_{split}"] = n
+    table = pd.DataFrame(columns, index=pd.Index(run.classes, name="label"))
+    return table[table["n_rest"] > 0]

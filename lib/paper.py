@@ -1,0 +1,611 @@
+"""What Lee, Soo & Sharoni (arXiv:2412.11696) print, as data, and what follows from it.
+
+Upper-case names are printed numbers (or, where they say so, numbers of the authors' public run
+log and of Keras) with their place in the source. Everything else is deduced from them by the
+functions below: nothing deduced is typed in.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lib.schema import ARM_CLASSES, InputError
+
+CATALOGUE_ROWS_PRINTED = 234_500
+"""Galaxies of the GZ2 main sample, Sec. 2."""
+
+CATALOGUE_ROWS = 243_500
+"""Galaxies of the GZ2 main sample in Willett et al. (2013), and rows of `zoo2MainSpecz`."""
+
+SAMPLE_SIZE = 11_718
+"""Galaxies that pass the cuts, Sec. 2.1 and abstract."""
+
+CLASS_COUNTS = dict(zip(ARM_CLASSES, (165, 10_677, 298, 28, 31, 519), strict=True))
+"""Galaxies per arm class, Sec. 2.1 and Fig. 6."""
+
+MATCHED_SIZE = 11_291
+"""Galaxies with a stellar mass, Sec. 6."""
+
+MAX_PER_CLASS = 300
+"""Limit per class of the down-sampled data, Sec. 4.2.2."""
+
+VALIDATION_FRACTION = 0.3
+"""Training to validation is 70:30, Sec. 3.5."""
+
+BATCH_SIZE = 16
+"""Images per training step, Sec. 3.5."""
+
+STEPS_PER_EPOCH = 49
+"""Training steps per epoch of B0, authors' run log."""
+
+DENSE_WIDTH_PRINTED = 1028
+"""Units of the dense layer, Sec. 3.4."""
+
+DENSE_WIDTH_CODE = 1024
+"""Units of the dense layer in the authors' code."""
+
+BACKBONE_FEATURES = 1280
+"""Channels that both backbones give to the pooling layer (Keras Applications)."""
+
+TREE_SIZE = (11, 37)
+"""Questions and answers of the GZ2 decision tree, Sec. 2."""
+
+TABLE_1 = {
+    "T01 smooth or features": 3,
+    "T02 edge-on": 2,
+    "T03 bar": 2,
+    "T04 spiral arms": 2,
+    "T05 bulge prominence": 4,
+    "T06 anything odd": 2,
+    "T07 roundness": 3,
+    "T08 odd feature": 7,
+    "T09 bulge shape": 3,
+    "T10 arm winding": 3,
+    "T11 arm number": 6,
+}
+"""Answers per question of the decision tree, Table 1."""
+
+TABLE_2 = {"B0": 5_366_883, "V2M": 54_468_282}
+"""Parameters of the two models, Table 2."""
+
+BACKBONES = {"B0": 4_048_991, "V2M": 53_150_388}
+"""Parameters of Keras' EfficientNetB0 with one input channel and of its EfficientNetV2M."""
+
+_TABLE_3 = """
+1   .905 .380 .535   .932 .820 .872   .909 .800 .851
+2   .969 .989 .979   .811 .856 .832   .835 .900 .866
+3   .797 .522 .631   .835 .844 .840   .862 .900 .880
+4   1.000 .222 .364  1.000 .222 .364  1.000 .222 .364
+5+  .818 .900 .857   1.000 .900 .947  .769 1.000 .870
+?   .831 .821 .826   .878 .956 .915   .944 .933 .939
+"""
+TABLE_3_COLUMNS = ("B0 all data", "B0 down-sampled", "V2M down-sampled")
+METRICS = ("precision", "recall", "f1")
+
+TABLE_3 = pd.DataFrame(
+    [[float(x) for x in line.split()[1:]] for line in _TABLE_3.strip().splitlines()],
+    index=pd.Index(ARM_CLASSES, name="label"),
+    columns=pd.MultiIndex.from_product([TABLE_3_COLUMNS, METRICS], names=["column", "metric"]),
+)
+"""Precision, recall and F1 of the validation set, Table 3."""
+
+TABLE_3_F1_CHANGE = dict(zip(ARM_CLASSES, (63.0, -15.0, 33.1, 0.0, 10.5, 10.8), strict=True))
+"""Change of B0's F1 by down-sampling in per cent, Table 3."""
+
+B0_CONFUSION = pd.DataFrame(
+    [
+        [41, 3, 1, 0, 0, 5],
+        [2, 77, 7, 0, 0, 4],
+        [0, 12, 76, 0, 0, 2],
+        [0, 0, 6, 2, 0, 1],
+        [0, 0, 1, 0, 9, 0],
+        [1, 3, 0, 0, 0, 86],
+    ],
+    index=pd.Index(ARM_CLASSES, name="label"),
+    columns=pd.Index(ARM_CLASSES, name="predicted"),
+)
+"""Confusion matrix of B0 on the down-sampled validation set, authors' run log."""
+
+B0_MERGED_4_5_AS_3 = 37
+"""Per cent of the merged class 4+5+ that B0 calls m = 3, Sec. 5.2."""
+
+FIGURE_5 = pd.DataFrame(
+    {"size": [224, 224], "f1": [0.9111, 0.9232], "cv_percent": [2.203, 2.124], "runs": [5, 5]},
+    index=pd.Index(["B0", "V2M"], name="role"),
+)
+"""Best image size, m = 2 against 3: mean F1 and CV = sigma / mu of five runs, Sec. 4.2.1."""
+
+_TABLE_4 = """
+label 1    161   .1196 .0194  2.4429 .0146
+label 2    10290 .0021 1.0000 -.1116 .9111
+label 3    290   .0644 .1825  -.3531 .7240
+label 4,5+ 54    .0610 .9807  .0946  .9247
+label ?    496   .0262 .9853  -.4439 .6571
+B0    1    581   .0322 .6209  -.0263 .9790
+B0    2    8477  .0036 1.0000 -.4447 .6565
+B0    3    1287  .0198 .7460  .7917  .4285
+B0    4,5+ 44    .1078 .6467  -.1826 .8551
+B0    ?    902   .0263 .5990  .8407  .4005
+V2M   1    641   .0190 .9773  .2750  .7834
+V2M   2    7895  .0040 1.0000 -.4901 .6241
+V2M   3    1590  .0218 .5173  .1611  .8721
+V2M   4,5+ 62    .0628 .9547  .3180  .7505
+V2M   ?    1103  .0317 .2597  1.1671 .2432
+"""
+TABLE_4 = pd.DataFrame(
+    [
+        (source, arm_class, int(n), *map(float, rest))
+        for source, arm_class, n, *rest in (x.split() for x in _TABLE_4.strip().splitlines())
+    ],
+    columns=["classes_from", "label", "n", "ks_d", "ks_p", "t", "t_p"],
+).set_index(["classes_from", "label"])
+"""Stellar masses of each subsample against all: sizes, statistics and p-values, Table 4."""
+
+
+def split_sizes(counts: dict[str, int], fraction: float = VALIDATION_FRACTION) -> pd.DataFrame:
+    """Training and validation galaxies of each class in a split made class by class.
+
+    Parameters
+    ----------
+    counts : dict
+        Galaxies per class.
+    fraction : float
+        Validation fraction; scikit-learn's ``train_test_split`` rounds the part up.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``train`` and ``validation`` (int), one row per class.
+    """
+    n = pd.Series(counts)
+    validation = np.ceil(fraction * n).astype(int)
+    return pd.DataFrame({"train": n - validation, "validation": validation})
+
+
+def down_sampled(counts: dict[str, int], limit: int = MAX_PER_CLASS) -> dict[str, int]:
+    """Class counts after down-sampling to at most `limit` galaxies per class."""
+    return {c: min(n, limit) for c, n in counts.items()}
+
+
+def validation_counts(column: str) -> dict[str, int]:
+    """Validation galaxies per class behind a column of Table 3.
+
+    Raises
+    ------
+    InputError
+        If Table 3 has no such column.
+    """
+    if column not in TABLE_3_COLUMNS:
+        raise InputError(
+            f"Table 3 has no column {column!r}: choose one of {', '.join(TABLE_3_COLUMNS)}"
+        )
+    counts = CLASS_COUNTS if column.endswith("all data") else down_sampled(CLASS_COUNTS)
+    return split_sizes(counts)["validation"].to_dict()
+
+
+def _rounds_to(values: np.ndarray, printed: float, decimals: int = 3) -> np.ndarray:
+    """Where `values` agree with a printed number, to half a unit of its last decimal."""
+    return np.abs(values - printed) <= 0.5 * 10.0**-decimals + 1e-12
+
+
+def deduce_counts(
+    precision: float, recall: float, n: int, total: int, decimals: int = 3
+) -> list[tuple[int, int]]:
+    """All pairs of integers behind a printed precision and recall.
+
+    Parameters
+    ----------
+    precision, recall : float
+        As printed, rounded to `decimals`.
+    n : int
+        Galaxies of the class.
+    total : int
+        Galaxies of all classes, the most that can be predicted in one.
+
+    Returns
+    -------
+    list of (int, int)
+        True positives and number predicted; empty if no integers agree.
+    """
+    true_positives = np.arange(n + 1)
+    true_positives = true_positives[_rounds_to(true_positives / n, recall, decimals)]
+    predicted = np.arange(1, total + 1)
+    ratio = true_positives[:, None] / predicted
+    agrees = _rounds_to(ratio, precision, decimals) & (predicted >= true_positives[:, None])
+    # No more false positives than there are galaxies of other classes.
+    agrees &= predicted - true_positives[:, None] <= total - n
+    return [(int(true_positives[i]), int(predicted[j])) for i, j in np.argwhere(agrees)]
+
+
+def deduce_table_3(column: str) -> pd.DataFrame:
+    """Counts behind a column of Table 3, by exhaustive search.
+
+    The predictions must add up to the size of the validation set, and F1 must agree too.
+
+    Parameters
+    ----------
+    column : str
+        One of `TABLE_3_COLUMNS`.
+
+    Returns
+    -------
+    DataFrame
+        Index ``(solution, label)``; columns ``support``, ``tp``, ``predicted``. One block per
+        solution: two columns of the table have one, "B0 all data" has more.
+    """
+    support = validation_counts(column)
+    total = sum(support.values())
+    candidates = []
+    for arm_class, n in support.items():
+        p, r, f1 = TABLE_3.loc[arm_class, column][list(METRICS)]
+        candidates.append(
+            [
+                (tp, predicted)
+                for tp, predicted in deduce_counts(p, r, n, total)
+                if _rounds_to(2 * tp / (n + predicted), f1)
+            ]
+        )
+    solutions = [
+        pd.DataFrame(
+            combination, columns=["tp", "predicted"], index=pd.Index(support, name="label")
+        )
+        for combination in product(*candidates)
+        if sum(predicted for _, predicted in combination) == total
+    ]
+    if not solutions:
+        raise InputError(f"no integer counts agree with column {column!r} of Table 3")
+    table = pd.concat(solutions, keys=range(len(solutions)), names=["solution"])
+    table.insert(0, "support", table.index.get_level_values("label").map(support))
+    return table
+
+
+def deduced_scores(column: str) -> pd.DataFrame:
+    """Accuracy, balanced accuracy and macro-F1 behind a column of Table 3.
+
+    Returns
+    -------
+    DataFrame
+        One row per solution of `deduce_table_3`; columns ``correct``, ``total``, ``accuracy``,
+        ``balanced_accuracy``, ``macro_f1``.
+    """
+    table = deduce_table_3(column)
+    table["recall"] = table["tp"] / table["support"]
+    table["f1"] = 2 * table["tp"] / (table["support"] + table["predicted"])
+    by_solution = table.groupby(level="solution")
+    scores = by_solution.agg(
+        correct=("tp", "sum"),
+        total=("support", "sum"),
+        balanced_accuracy=("recall", "mean"),
+        macro_f1=("f1", "mean"),
+    )
+    scores.insert(2, "accuracy", scores["correct"] / scores["total"])
+    return scores
+
+
+def head_parameters(width: int, classes: int = 6, features: int = BACKBONE_FEATURES) -> int:
+    """Weights and biases of Dense(`width`) -> Dense(`classes`) on pooled features."""
+    return (features + 1) * width + (width + 1) * classes
+
+
+def deduce_dense_width(total: int, backbone: int, classes: int = 6) -> float:
+    """Width of the dense layer that makes a model's parameter count; whole if it is exact."""
+    return (total - backbone - classes) / (BACKBONE_FEATURES + 1 + classes)
+
+
+def parameter_table() -> pd.DataFrame:
+    """Parameter counts of Table 2 beside those of both dense widths.
+
+    Returns
+    -------
+    DataFrame
+        One row per role; columns ``printed``, ``backbone``, ``with_1024``, ``with_1028``,
+        ``difference_1024``, ``difference_1028`` (printed minus computed) and ``width`` (deduced).
+    """
+    table = pd.DataFrame({"printed": TABLE_2, "backbone": BACKBONES})
+    for width in (DENSE_WIDTH_CODE, DENSE_WIDTH_PRINTED):
+        table[f"with_{width}"] = table["backbone"] + head_parameters(width)
+        table[f"difference_{width}"] = table["printed"] - table[f"with_{width}"]
+    table["width"] = deduce_dense_width(table["printed"], table["backbone"])
+    return table.rename_axis("role")
+
+
+def merged_support(percent: int, candidates: dict[str, int]) -> list[str]:
+    """Which class sizes allow a share printed as a whole per cent.
+
+    Parameters
+    ----------
+    percent : int
+        Printed share of a class.
+    candidates : dict
+        Possible size of that class by the name of the explanation.
+
+    Returns
+    -------
+    list of str
+        Names for which some integer count rounds to `percent`.
+    """
+    return [
+        name
+        for name, n in candidates.items()
+        if _rounds_to(100 * np.arange(n + 1) / n, percent, decimals=0).any()
+    ]
+
+
+def table_4_p_values() -> pd.DataFrame:
+    """Table 4 with its p-values recomputed from the printed statistics and sizes.
+
+    Returns
+    -------
+    DataFrame
+        `TABLE_4` with ``t_p_two_sided``, ``t_p_one_sided`` (Student, pooled, subsample against
+        all) and ``ks_p_low``, ``ks_p_high``: the range of the asymptotic two-sample K-S
+        p-value over all D that round to the printed one.
+    """
+    table = TABLE_4.copy()
+    degrees = table["n"] + MATCHED_SIZE - 2
+    table["t_p_two_sided"] = 2 * stats.t.sf(table["t"].abs(), degrees)
+    table["t_p_one_sided"] = stats.t.sf(table["t"].abs(), degrees)
+    effective = (table["n"] * MATCHED_SIZE / (table["n"] + MATCHED_SIZE)).round()
+    table["ks_p_low"] = stats.kstwo.sf(table["ks_d"] + 0.5e-4, effective)
+    table["ks_p_high"] = stats.kstwo.sf(table["ks_d"] - 0.5e-4, effective)
+    return table
+
+
+def whole_sample_bounds() -> pd.DataFrame:
+    """Bounds on precision and recall over the whole sample, from the sizes in Table 4.
+
+    The true positives of a class cannot exceed its labels nor its predictions, so
+    precision <= labelled / predicted and recall <= predicted / labelled. Table 4 does not say
+    which of the trained configurations made its predictions.
+
+    Returns
+    -------
+    DataFrame
+        Index ``(role, label)``; columns ``labelled``, ``predicted``, ``precision_at_most``,
+        ``recall_at_most``.
+    """
+    sizes = TABLE_4["n"].unstack("classes_from")
+    rows = []
+    for role in ("B0", "V2M"):
+        table = pd.DataFrame({"labelled": sizes["label"], "predicted": sizes[role]})
+        table["precision_at_most"] = (table["labelled"] / table["predicted"]).clip(upper=1)
+        table["recall_at_most"] = (table["predicted"] / table["labelled"]).clip(upper=1)
+        rows.append(table)
+    return pd.concat(rows, keys=["B0", "V2M"], names=["role"])
+
+
+def figure_5_test() -> float:
+    """Two-sided p-value of Welch's t-test between the two best F1 of Fig. 5 (five runs each)."""
+    b0, v2m = FIGURE_5.loc["B0"], FIGURE_5.loc["V2M"]
+    sigma = FIGURE_5["f1"] * FIGURE_5["cv_percent"] / 100
+    return float(
+        stats.ttest_ind_from_stats(
+            *(b0["f1"], sigma["B0"], b0["runs"]),
+            *(v2m["f1"], sigma["V2M"], v2m["runs"]),
+            equal_var=False,
+        ).pvalue
+    )
+
+
+def audit() -> pd.DataFrame:
+    """Every statement of the paper that can be recomputed from its own numbers.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``source`` (section or table), ``statement``, ``printed``, ``recomputed`` (str)
+        and ``holds`` (bool).
+    """
+    findings = [
+        *_audit_counts(),
+        *_audit_models(),
+        *_audit_table_3(),
+        *_audit_confusion(),
+        *_audit_figure_5(),
+        *_audit_table_4(),
+    ]
+    table = pd.DataFrame(
+        findings, columns=["source", "statement", "printed", "recomputed", "holds"]
+    )
+    return table.astype({"printed": str, "recomputed": str, "holds": bool})
+
+
+def _audit_counts() -> list[tuple]:
+    rows, printed = f"{CATALOGUE_ROWS:,}", f"{CATALOGUE_ROWS_PRINTED:,}"
+    tree = (len(TABLE_1), sum(TABLE_1.values()))
+    total = sum(CLASS_COUNTS.values())
+    train = int(split_sizes(down_sampled(CLASS_COUNTS))["train"].sum())
+    steps = -(-train // BATCH_SIZE)
+    return [
+        ("Sec. 2", "rows of the GZ2 main sample", printed, rows, printed == rows),
+        ("Table 1", "questions, answers of the decision tree", TREE_SIZE, tree, TREE_SIZE == tree),
+        ("Sec. 2.1", "class counts add up", SAMPLE_SIZE, total, total == SAMPLE_SIZE),
+        (
+            "run log",
+            f"steps per epoch for {train} training galaxies",
+            STEPS_PER_EPOCH,
+            steps,
+            steps == STEPS_PER_EPOCH,
+        ),
+    ]
+
+
+def _audit_models() -> list[tuple]:
+    findings = []
+    for role, row in parameter_table().iterrows():
+        difference = row[f"difference_{DENSE_WIDTH_PRINTED}"]
+        findings.append(
+            (
+                "Sec. 3.4, Table 2",
+                f"{role}: a dense layer of {DENSE_WIDTH_PRINTED}",
+                f"{row['printed']:,.0f} parameters",
+                f"width {row['width']:.3f}; {DENSE_WIDTH_PRINTED} is off by {difference:,.0f}",
+                round(row["width"]) == DENSE_WIDTH_PRINTED,
+            )
+        )
+    return findings
+
+
+def _audit_table_3() -> list[tuple]:
+    findings = []
+    for column in TABLE_3_COLUMNS:
+        found = deduced_scores(column)
+        correct = " or ".join(f"{c:,}" for c in found["correct"])
+        findings.append(
+            (
+                "Table 3",
+                f"{column}: whole galaxies lie behind P, R and F1",
+                "18 rounded numbers",
+                f"{correct} of {found['total'].iloc[0]:,} correct",
+                len(found) > 0,
+            )
+        )
+    f1 = TABLE_3.xs("f1", axis=1, level="metric")
+    before, after = f1["B0 all data"], f1["B0 down-sampled"]
+    printed, change = pd.Series(TABLE_3_F1_CHANGE), 100 * (after / before - 1)
+    # Both F1 are rounded to half a unit of the third decimal, the change to half of the first.
+    tolerance = 100 * 0.0005 * (1 + after / before) / before + 0.05
+    precision = TABLE_3["B0 all data", "precision"]
+    recall = TABLE_3.xs("recall", axis=1, level="metric")
+    not_better = recall["B0 down-sampled"] <= recall["B0 all data"]
+    equal = not_better.index[not_better].difference(["2", "4"])
+    least = TABLE_3["V2M down-sampled"].drop(index=["4", "5+"]).min().min()
+    return [
+        *findings,
+        (
+            "Table 3",
+            "change of B0's F1 by down-sampling, per cent",
+            list(printed),
+            change.round(1).to_list(),
+            ((change - printed).abs() <= tolerance).all(),
+        ),
+        (
+            "Sec. 4.2.2",
+            "precision of B0 on all data is above 0.8 in every class",
+            "> 0.8",
+            f"least {precision.min():.3f} (m = {precision.idxmin()})",
+            precision.min() > 0.8,
+        ),
+        (
+            "Sec. 4.2.2",
+            "down-sampling improves every metric except for m = 2 and 4",
+            "all",
+            f"recall not improved for m = {', '.join(equal)}" if len(equal) else "all",
+            len(equal) == 0,
+        ),
+        (
+            "Sec. 5.1",
+            "V2M: every metric except for m = 4 and 5+ is greater than 0.8",
+            "> 0.8",
+            f"least {least:.3f}",
+            least > 0.8,
+        ),
+    ]
+
+
+def _audit_confusion() -> list[tuple]:
+    deduced = deduce_table_3("B0 down-sampled").loc[0, ["tp", "predicted"]].to_numpy()
+    logged = np.column_stack([np.diag(B0_CONFUSION), B0_CONFUSION.sum()])
+    share = 100 * B0_CONFUSION.div(B0_CONFUSION.sum(axis=1), axis=0)
+    as_4, as_3, right_4 = share.loc["3", "4"], share.loc["4", "3"], share.loc["4", "4"]
+    apart = int(split_sizes(CLASS_COUNTS)["validation"][["4", "5+"]].sum())
+    merged = {"4+5+": CLASS_COUNTS["4"] + CLASS_COUNTS["5+"]}
+    together = int(split_sizes(merged)["validation"].sum())
+    orders = {
+        f"merged after the split (n = {apart})": apart,
+        f"merged before the split (n = {together})": together,
+    }
+    possible = merged_support(B0_MERGED_4_5_AS_3, orders)
+    return [
+        (
+            "Table 3, run log",
+            "B0's logged confusion matrix is the one behind the table",
+            " ".join(f"{tp}/{n}" for tp, n in deduced),
+            " ".join(f"{tp}/{n}" for tp, n in logged),
+            (deduced == logged).all(),
+        ),
+        (
+            "Sec. 5.2",
+            "B0: share of m = 3 called m = 4",
+            "67 %",
+            f"{as_4:.0f} % (of m = 4 called m = 3: {as_3:.0f} %)",
+            round(as_4) == 67,
+        ),
+        (
+            "Fig. 7",
+            "B0: share of m = 3 called m = 4",
+            "up to 22 %",
+            f"{as_4:.0f} % (of m = 4 called rightly: {right_4:.0f} %)",
+            round(as_4) == 22,
+        ),
+        (
+            "Sec. 5.2",
+            "B0: share of the merged class 4+5+ called m = 3 is possible",
+            f"{B0_MERGED_4_5_AS_3} %",
+            " or ".join(possible) or "impossible",
+            len(possible) > 0,
+        ),
+    ]
+
+
+def _audit_figure_5() -> list[tuple]:
+    p = figure_5_test()
+    return [
+        (
+            "Fig. 5",
+            "V2M's best F1 differs from B0's (five runs each, Welch's t, 5 %)",
+            " v ".join(f"{x:.4f}" for x in FIGURE_5["f1"]),
+            f"p = {p:.2f}",
+            p < 0.05,
+        )
+    ]
+
+
+def _audit_table_4() -> list[tuple]:
+    sizes = TABLE_4["n"].groupby(level=0, sort=False).sum()
+    findings = [
+        ("Table 4", f"sizes by {source} add up", MATCHED_SIZE, size, size == MATCHED_SIZE)
+        for source, size in sizes.items()
+    ]
+    table = table_4_p_values()
+    # A statistic printed to four decimals moves its p-value by less than one unit of the last.
+    agrees = {
+        form: (table["t_p"] - table[f"t_p_{form}_sided"]).abs() < 1.5e-4 for form in ("one", "two")
+    }
+    ks = table["ks_p"].between(table["ks_p_low"] - 1e-4, table["ks_p_high"] + 1e-4)
+    wrong = ", ".join(f"{source} m = {label}" for source, label in table.index[~ks])
+    findings += [
+        (
+            "Table 4",
+            "the p-values of the t-test are one-tailed",
+            "one-tailed",
+            f"{agrees['two'].sum()} of {len(table)} are two-sided",
+            agrees["one"].all(),
+        ),
+        (
+            "Table 4",
+            "the K-S p-values follow from D and the sizes",
+            f"{len(table)} rows",
+            f"all but {wrong}" if wrong else "all",
+            ks.all(),
+        ),
+    ]
+    bounds = whole_sample_bounds()
+    for role in ("B0", "V2M"):
+        tp, n = deduce_table_3(f"{role} down-sampled").loc[(0, "2"), ["tp", "support"]]
+        most = bounds.loc[(role, "2"), "recall_at_most"]
+        p = stats.binomtest(int(tp), int(n), most, alternative="greater").pvalue
+        findings.append(
+            (
+                "Tables 3 and 4",
+                f"{role}: recall of m = 2 may be the same in the whole sample (5 %)",
+                f"{tp}/{n} = {tp / n:.3f}",
+                f"at most {most:.3f} there (p = {p:.3f})",
+                p > 0.05,
+            )
+        )
+    return findings
