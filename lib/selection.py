@@ -1,0 +1,378 @@
+"""From all galaxies to the training sample: cuts, labels, merges, down-sampling, split.
+
+Sections 2.1, 3.5 and 4.2.2 of Lee, Soo & Sharoni (arXiv:2412.11696). The paper prints one set of
+criteria (`paper-text`) and its authors ran another (`authors-code`); both are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from lib.schema import (
+    ARM_CLASSES,
+    CLEAN_COLUMNS,
+    MERGES,
+    RHO_COLUMNS,
+    InputError,
+    merged_classes,
+)
+
+QUANTITIES = {
+    "f_features": "features or disc (weighted fraction)",
+    "f_not_edge_on": "not edge-on (weighted fraction)",
+    "f_spiral": "spiral (weighted fraction)",
+    "n_spiral": "votes for spiral",
+    "total_votes": "votes of the galaxy",
+    "votes_features": "expected votes: votes x f(features)",
+    "votes_not_edge_on": "expected votes: votes x f(features) x f(not edge-on)",
+    "rho_max": "largest debiased fraction of T11",
+    "clean": "clean flag of the label",
+    "has_image": "image file is there",
+}
+"""What can be cut on, in the order in which the cuts are made, and in words."""
+
+NEEDS = {
+    "votes_features": ("total_votes", "f_features"),
+    "votes_not_edge_on": ("total_votes", "f_features", "f_not_edge_on"),
+    "rho_max": RHO_COLUMNS,
+    "clean": (*RHO_COLUMNS, *CLEAN_COLUMNS),
+}
+"""Columns that a quantity is computed from, where these are not the column of its own name."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One condition on a galaxy: `quantity` (of `QUANTITIES`) > or >= `threshold`.
+
+    A `threshold` of None is a cut that was dropped explicitly; it is kept for the record.
+    """
+
+    quantity: str
+    threshold: float | None
+    inclusive: bool = False
+
+    def __str__(self) -> str:
+        """The condition as text, e.g. ``f_spiral > 0.715``."""
+        if self.threshold is None:
+            return f"{self.quantity} (dropped)"
+        return f"{self.quantity} {'>=' if self.inclusive else '>'} {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """A named set of cuts, in the order in which they are made."""
+
+    name: str
+    cuts: tuple[Cut, ...]
+
+
+_IMAGE = Cut("has_image", 1, inclusive=True)
+
+CRITERIA = {
+    "paper-text": Criteria(
+        "paper-text",
+        (
+            Cut("f_features", 0.430),
+            Cut("f_not_edge_on", 0.715),
+            Cut("f_spiral", 0.715),
+            Cut("n_spiral", 20),
+            Cut("rho_max", 0.8),
+            _IMAGE,
+        ),
+    ),
+    "authors-code": Criteria(
+        "authors-code",
+        (
+            Cut("f_features", 0.430, inclusive=True),
+            Cut("f_not_edge_on", 0.715, inclusive=True),
+            Cut("f_spiral", 0.619, inclusive=True),
+            Cut("total_votes", 20, inclusive=True),
+            Cut("votes_features", 20, inclusive=True),
+            Cut("votes_not_edge_on", 20, inclusive=True),
+            Cut("clean", 1, inclusive=True),
+            _IMAGE,
+        ),
+    ),
+    "free": Criteria("free", (_IMAGE,)),
+}
+"""`paper-text`: Sec. 2.1 as printed. `authors-code`: as the authors' public notebook ran it, with
+the spiral threshold of Willett et al. (2013, Table 3). `free`: only the thresholds one gives."""
+
+PAPER_COUNTS = {"1": 165, "2": 10677, "3": 298, "4": 28, "5+": 31, "?": 519}
+"""Galaxies per class in the paper (Sec. 2.1); 11,718 in all."""
+
+
+def make_criteria(name: str, thresholds: Mapping[str, float | None] | None = None) -> Criteria:
+    """Named criteria, with some thresholds replaced, added or dropped.
+
+    Parameters
+    ----------
+    name : str
+        A key of `CRITERIA`.
+    thresholds : mapping, optional
+        Quantity (of `QUANTITIES`) -> threshold; None drops the cut. A quantity that the named
+        criteria do not cut on is added, as ``>``; `has_image` and `clean` are yes (1) or no.
+
+    Returns
+    -------
+    Criteria
+        With the changes in its name.
+
+    Raises
+    ------
+    InputError
+        If the name, a quantity or a threshold is not valid.
+
+    Examples
+    --------
+    >>> [str(cut) for cut in make_criteria("free", {"f_spiral": 0.5}).cuts]
+    ['f_spiral > 0.5', 'has_image >= 1']
+    """
+    if name not in CRITERIA:
+        raise InputError(f"unknown criteria {name!r}: choose one of {', '.join(CRITERIA)}")
+    cuts = {cut.quantity: cut for cut in CRITERIA[name].cuts}
+    for quantity, threshold in (thresholds or {}).items():
+        if quantity not in QUANTITIES:
+            raise InputError(
+                f"thresholds: unknown quantity {quantity!r}; choose from {', '.join(QUANTITIES)}"
+            )
+        if threshold is not None and (
+            isinstance(threshold, bool) or not isinstance(threshold, int | float)
+        ):
+            raise InputError(
+                f"thresholds: {quantity} is {threshold!r}; give a number, or null to drop the cut"
+            )
+        flag = quantity in ("clean", "has_image")
+        base = cuts.get(quantity, Cut(quantity, None, inclusive=flag))
+        cuts[quantity] = replace(base, threshold=threshold)
+    changed = ", ".join(str(cuts[quantity]) for quantity in thresholds or {})
+    return Criteria(
+        f"{name} with {changed}" if changed else name,
+        tuple(cuts[quantity] for quantity in QUANTITIES if quantity in cuts),
+    )
+
+
+def select(votes: pd.DataFrame, criteria: Criteria) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Galaxies that pass the cuts, with their labels.
+
+    The label is the answer of T11 with the largest debiased fraction. Where several answers share
+    the largest, the first in the order of `lib.schema.ARM_CLASSES` is taken and `tied` is True.
+
+    Parameters
+    ----------
+    votes : DataFrame
+        One row per galaxy in the canonical columns of `lib.schema.VOTES`.
+    criteria : Criteria
+        From `make_criteria`.
+
+    Returns
+    -------
+    sample : DataFrame
+        Rows of `votes` that pass, sorted by `galaxy_id` (the catalogue's order), with `label`
+        (str), `rho_max` (float) and `tied` (bool).
+    cuts : DataFrame
+        Columns `cut`, `kept`, `lost`: one row for all galaxies, one per cut in order (a dropped
+        cut keeps all), and one for galaxies without any vote on the number of arms, which cannot
+        have a label.
+
+    Raises
+    ------
+    InputError
+        If a cut needs a column that the survey does not have, or a value that is missing for a
+        galaxy that passed the cuts before it.
+    """
+    _refuse_absent_columns(votes, criteria)
+    sample = _labelled(votes)
+    rows = [("all galaxies", len(sample), 0)]
+    for cut in criteria.cuts:
+        before = len(sample)
+        if cut.threshold is not None:
+            sample = sample[_passes(sample, cut)]
+        rows.append((str(cut), len(sample), before - len(sample)))
+    _refuse_missing(sample, sample[list(RHO_COLUMNS)].isna().any(axis=1), "the label")
+    voted = sample["rho_max"] > 0
+    rows.append(("any vote on the number of arms", voted.sum(), (~voted).sum()))
+    sample = sample[voted].sort_values("galaxy_id", ignore_index=True)
+    return sample, pd.DataFrame(rows, columns=["cut", "kept", "lost"])
+
+
+def class_counts(labels: pd.Series, merge: str = "none") -> pd.Series:
+    """Number of galaxies per arm class, in the order of the classes, empty ones included.
+
+    Parameters
+    ----------
+    labels : Series of str
+        Arm classes, merged or not.
+    merge : str
+        A key of `lib.schema.MERGES`.
+    """
+    counts = merge_labels(labels, merge).value_counts()
+    return counts.reindex(list(merged_classes(merge)), fill_value=0).rename("galaxies")
+
+
+def merge_labels(labels: pd.Series, merge: str) -> pd.Series:
+    """Arm classes after a merge of `lib.schema.MERGES`.
+
+    Raises
+    ------
+    InputError
+        If the merge is unknown.
+    """
+    merged_classes(merge)
+    return labels.replace(MERGES[merge])
+
+
+def assign(
+    sample: pd.DataFrame,
+    *,
+    merge: str = "none",
+    sampling: str = "down-sampled",
+    max_per_class: int = 300,
+    choose: str = "first",
+    validation_fraction: float = 0.3,
+    seed: int = 42,
+    allow_empty: bool = False,
+) -> pd.DataFrame:
+    """Divide the sample into training, validation and rest, class by class.
+
+    Each class is split by scikit-learn's ``train_test_split(test_size=validation_fraction,
+    random_state=seed)`` on its own, in catalogue order: validation gets the ceiling of its share.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        From `select`: columns `galaxy_id` and `label`.
+    merge : str
+        A key of `lib.schema.MERGES`, done before anything else.
+    sampling : {"down-sampled", "all"}
+        Whether at most `max_per_class` galaxies of each class are used.
+    max_per_class : int
+        The paper's Sec. 4.2.2 has 300.
+    choose : {"first", "random"}
+        Which of them: the first in catalogue order (as the authors ran it), or a random draw
+        with `seed` (as the paper says).
+    validation_fraction : float
+        Share of each class, between 0 and 1.
+    seed : int
+        Of the draw and of the split.
+    allow_empty : bool
+        Accept classes with no galaxy; the only galaxy of a class then goes to training.
+
+    Returns
+    -------
+    DataFrame
+        `galaxy_id`, `label` (merged) and `split` ("train", "validation", or "rest" for galaxies
+        left out by down-sampling) for every galaxy of the sample, sorted by `galaxy_id`.
+
+    Raises
+    ------
+    InputError
+        If a parameter is not valid, or a class has too few galaxies to be split.
+    """
+    _check_assign(sampling, max_per_class, choose, validation_fraction)
+    result = sample[["galaxy_id"]].assign(label=merge_labels(sample["label"], merge), split="rest")
+    result = result.sort_values("galaxy_id", ignore_index=True)
+    classes = merged_classes(merge)
+    if not allow_empty:
+        _refuse_small_classes(result["label"], classes, merge)
+    for number, arm_class in enumerate(classes):
+        rows = np.flatnonzero(result["label"] == arm_class)
+        if sampling == "down-sampled" and len(rows) > max_per_class:
+            if choose == "random":
+                draw = np.random.default_rng([seed, number])
+                rows = np.sort(draw.choice(rows, max_per_class, replace=False))
+            rows = rows[:max_per_class]
+        if len(rows) > 1:
+            rows, validation = train_test_split(
+                rows, test_size=validation_fraction, random_state=seed
+            )
+            result.loc[validation, "split"] = "validation"
+        result.loc[rows, "split"] = "train"
+    return result
+
+
+def _labelled(votes: pd.DataFrame) -> pd.DataFrame:
+    """Votes with `label`, `rho_max` and `tied`; rho_max is NaN where a fraction is missing."""
+    rho = votes[list(RHO_COLUMNS)].to_numpy(float)
+    largest = rho.max(axis=1)
+    first = np.where(np.isnan(rho), -1, rho).argmax(axis=1)
+    return votes.assign(
+        label=np.array(ARM_CLASSES, dtype=object)[first].astype("str"),
+        rho_max=largest,
+        tied=(rho == largest[:, None]).sum(axis=1) > 1,
+    )
+
+
+def _passes(sample: pd.DataFrame, cut: Cut) -> pd.Series:
+    values = _values(sample, cut.quantity)
+    _refuse_missing(sample, values.isna(), f"the cut {cut}")
+    return values >= cut.threshold if cut.inclusive else values > cut.threshold
+
+
+def _values(sample: pd.DataFrame, quantity: str) -> pd.Series:
+    """Values of a quantity of `QUANTITIES`, as float64 with NaN where missing."""
+    if quantity == "votes_features":
+        return sample["total_votes"] * sample["f_features"]
+    if quantity == "votes_not_edge_on":
+        return sample["total_votes"] * sample["f_features"] * sample["f_not_edge_on"]
+    if quantity == "clean":
+        flags = sample[list(CLEAN_COLUMNS)].to_numpy(dtype=float, na_value=np.nan)
+        answer = pd.Index(ARM_CLASSES).get_indexer(sample["label"])
+        return pd.Series(flags[np.arange(len(sample)), answer], index=sample.index)
+    return sample[quantity].astype(float)
+
+
+def _refuse_absent_columns(votes: pd.DataFrame, criteria: Criteria) -> None:
+    absent = {}
+    for cut in criteria.cuts:
+        if cut.threshold is not None:
+            for column in NEEDS.get(cut.quantity, (cut.quantity,)):
+                if column not in votes:
+                    absent.setdefault(str(cut), []).append(column)
+    if absent:
+        needs = "; ".join(f"{cut} needs {', '.join(columns)}" for cut, columns in absent.items())
+        raise InputError(
+            f"criteria {criteria.name} cannot be applied, the survey lacks columns: {needs}. "
+            "Choose other criteria, or drop these cuts explicitly with a threshold of null."
+        )
+
+
+def _refuse_missing(sample: pd.DataFrame, missing: pd.Series, what: str) -> None:
+    if missing.any():
+        raise InputError(
+            f"{what} needs a value that is missing for {missing.sum()} galaxies which passed the "
+            f"cuts before it (first: galaxy {sample.loc[missing, 'galaxy_id'].iloc[0]}). Cut on "
+            "the questions that lead to it (a fraction is undefined where nobody was asked), or "
+            "complete the table."
+        )
+
+
+def _refuse_small_classes(labels: pd.Series, classes: tuple[str, ...], merge: str) -> None:
+    counts = labels.value_counts().reindex(list(classes), fill_value=0)
+    small = counts[counts < 2]
+    if len(small):
+        raise InputError(
+            "too few galaxies to train and validate on: "
+            + ", ".join(f"class {arm_class} has {n}" for arm_class, n in small.items())
+            + f" (merge {merge!r}). Loosen the thresholds, merge classes, or set allow_empty."
+        )
+
+
+def _check_assign(
+    sampling: str, max_per_class: int, choose: str, validation_fraction: float
+) -> None:
+    if sampling not in ("down-sampled", "all"):
+        raise InputError(f"unknown sampling {sampling!r}: choose down-sampled or all")
+    if choose not in ("first", "random"):
+        raise InputError(f"unknown choose {choose!r}: choose first or random")
+    if max_per_class < 2:
+        raise InputError(f"max_per_class is {max_per_class}; it must be at least 2")
+    if not 0 < validation_fraction < 1:
+        raise InputError(
+            f"validation_fraction is {validation_fraction}; it must lie between 0 and 1"
+        )
