@@ -1,0 +1,497 @@
+"""Masses of galaxies: read a catalogue, keep its trustworthy rows, match it by identifier.
+
+The catalogue of the paper is MPA-JHU in SDSS DR8 (Kauffmann et al. 2003; Brinchmann et al. 2004):
+two FITS files whose rows belong together line by line. An export of CasJobs, or any CSV file with
+an identifier and a mass, is read as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pandas as pd
+from astropy.coordinates import SkyCoord, search_around_sky
+from astropy.io import fits
+
+from lib.paths import resolve
+from lib.schema import InputError
+
+INFO_FILE = "galSpecInfo-dr8.fits"
+EXTRA_FILE = "galSpecExtra-dr8.fits"
+MISSING = -9999.0
+"""MPA-JHU's mark of a value that was not measured."""
+
+UNITS = {"stellar_mass": "log10(M* / Msun)", "sfr": "log10(SFR / (Msun / yr))"}
+"""Properties that a mass catalogue gives, with their units."""
+
+_INFO_COLUMNS = {
+    "SPECOBJID": "specobjid",
+    "RA": "ra",
+    "DEC": "dec",
+    "Z": "z",
+    "Z_WARNING": "z_warning",
+    "RELIABLE": "reliable",
+}
+_EXTRA_COLUMNS = {"LGM_TOT_P50": "stellar_mass", "SFR_TOT_P50": "sfr"}
+_CSV_NAMES = {
+    "specobjid": "specobjid",
+    "dr7objid": "dr7objid",
+    "ra": "ra",
+    "dec": "dec",
+    "z": "z",
+    "zwarning": "z_warning",
+    "z_warning": "z_warning",
+    "reliable": "reliable",
+    "lgm_tot_p50": "stellar_mass",
+    "logmstar": "stellar_mass",
+    "sfr_tot_p50": "sfr",
+}
+_IDS = ("specobjid", "dr7objid")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A property of the galaxies of a sample, and how it was come by.
+
+    Attributes
+    ----------
+    values : DataFrame
+        ``galaxy_id``, ``value`` (float64) and the columns of the sample, for galaxies that have a
+        value; for a property of a mass catalogue also ``matched_by`` ("identifier" or "sky").
+    unit : str
+        Label of the value with its unit.
+    cuts : DataFrame
+        ``cut``, ``rows`` left after it; empty for a column of the survey.
+    match : DataFrame
+        ``check``, ``galaxies``: what the identifier and the sky match found.
+    masses : DataFrame
+        Trustworthy catalogue rows of the sample's galaxies; empty for a column of the survey.
+    reason : str
+        Why there is nothing to compare; empty when there is.
+    """
+
+    values: pd.DataFrame
+    unit: str
+    cuts: pd.DataFrame
+    match: pd.DataFrame
+    masses: pd.DataFrame
+    reason: str = ""
+
+
+def measure(
+    sample: pd.DataFrame,
+    prop: str,
+    survey: str,
+    data_dir: str | Path,
+    mass_files: list[str] | None = None,
+    radius: float = 2.0,
+    need_sfr: bool = False,
+) -> Measured:
+    """Give the galaxies of a sample a stellar mass, or another property.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        One row per galaxy, with ``galaxy_id``.
+    prop : str
+        A key of `UNITS`, taken from the mass catalogue, or a numeric column of `sample`.
+    survey : str
+        Name of the survey, for messages.
+    data_dir : path
+        Folder of the survey, searched for the two MPA-JHU files.
+    mass_files : list of str, optional
+        The two FITS files (info, extra) or one CSV file, instead of those in `data_dir`.
+    radius : float
+        Largest separation of the sky match, arcsec.
+    need_sfr : bool
+        Keep only rows that also have a star-formation rate, as the authors' query does.
+
+    Raises
+    ------
+    InputError
+        If `prop` is unknown, or the files are missing or not as they must be.
+    """
+    nothing = pd.DataFrame()
+    if prop not in UNITS:
+        if prop not in sample or not pd.api.types.is_numeric_dtype(sample[prop]):
+            raise InputError(
+                f"property {prop!r} is neither {' nor '.join(UNITS)} nor a numeric column of the "
+                f"sample: choose one of those, or of {_numeric_columns(sample)}"
+            )
+        values = sample.assign(value=sample[prop].astype(float))
+        values = values[np.isfinite(values["value"])].reset_index(drop=True)
+        counts = {"in the sample": len(sample), "with a value": len(values)}
+        match = _counts("check", "galaxies", counts)
+        return Measured(values, prop, nothing, match, nothing)
+    if not _has_key(sample):
+        reason = (
+            f"Survey {survey} has no stellar masses: its galaxies carry neither a spectroscopic "
+            "identifier nor a position, so no mass catalogue can be matched to them."
+        )
+        empty = sample.iloc[:0].assign(value=pd.Series(dtype=float))
+        return Measured(empty, UNITS[prop], nothing, nothing, nothing, reason)
+    raw = read_masses(find_files(data_dir, mass_files), value=prop)
+    good, cuts = quality_cuts(raw, prop, need_sfr)
+    matched, match = match_masses(sample, good, raw, radius)
+    found = matched[matched["value"].notna()].reset_index(drop=True)
+    return Measured(found, UNITS[prop], cuts, match, good)
+
+
+def _numeric_columns(sample: pd.DataFrame) -> str:
+    return ", ".join(c for c in sample.select_dtypes("number") if not c.endswith("id"))
+
+
+def _has_key(sample: pd.DataFrame) -> bool:
+    def usable(*columns: str) -> bool:
+        return all(c in sample and sample[c].notna().any() for c in columns)
+
+    return any(usable(c) for c in _IDS) or usable("ra", "dec")
+
+
+def _counts(what: str, unit: str, counts: dict[str, int]) -> pd.DataFrame:
+    return pd.DataFrame({what: list(counts), unit: list(counts.values())})
+
+
+def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> list[Path]:
+    """Files of the mass catalogue: one CSV file, or the info and the extra FITS file.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or the number of files is neither one nor two.
+    """
+    folder = resolve(data_dir)
+    if mass_files is not None and len(mass_files) not in (1, 2):
+        raise InputError(
+            f"mass_files names {len(mass_files)} files: give one CSV file, or {INFO_FILE} and "
+            f"{EXTRA_FILE} in this order"
+        )
+    given = [folder / INFO_FILE, folder / EXTRA_FILE] if mass_files is None else mass_files
+    files = [resolve(path) for path in given]
+    absent = [str(path) for path in files if not path.is_file()]
+    if absent:
+        raise InputError(
+            f"{' and '.join(absent)} missing: put the MPA-JHU files there (data/README.md says "
+            "where they are), or name a CSV file in the parameter mass_files"
+        )
+    return files
+
+
+def read_masses(files: list[Path], value: str = "stellar_mass") -> pd.DataFrame:
+    """Read a mass catalogue in canonical columns.
+
+    Parameters
+    ----------
+    files : list of path
+        As `find_files` gives them.
+    value : str
+        Property that the file must have: "stellar_mass" or "sfr".
+
+    Returns
+    -------
+    DataFrame
+        ``specobjid`` (or ``dr7objid``), int64; as far as the file has them ``ra``, ``dec`` (deg),
+        ``z``, ``z_warning``, ``reliable``, ``stellar_mass``, ``sfr`` (log10, solar units).
+        Fibres without a result, whose identifier is -1 or blank, are left out.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, the two files differ in length or order, or identifiers were
+        written as floats.
+    """
+    if len(files) == 2:
+        return _read_pair(*files)
+    table = _read_csv(files[0])
+    if value not in table:
+        raise InputError(f"{files[0]}: no column holds {value}: add LGM_TOT_P50 or SFR_TOT_P50")
+    return table
+
+
+def _read_pair(info: Path, extra: Path) -> pd.DataFrame:
+    first = _read_columns(info, _INFO_COLUMNS)
+    second = _read_columns(extra, _EXTRA_COLUMNS, optional={"SPECOBJID": "specobjid"})
+    if len(first["specobjid"]) != len(second["stellar_mass"]):
+        raise InputError(
+            f"{info} has {len(first['specobjid'])} rows and {extra} has "
+            f"{len(second['stellar_mass'])}: they belong together line by line. "
+            "Take both from the same data release."
+        )
+    ids = _integers(first["specobjid"], f"{info}: column SPECOBJID")
+    if "specobjid" in second:
+        other = _integers(second.pop("specobjid"), f"{extra}: column SPECOBJID")
+        if not np.array_equal(ids, other):
+            row = int(np.flatnonzero(ids != other)[0])
+            raise InputError(
+                f"{info} and {extra} differ in SPECOBJID from row {row} on ({ids[row]}, "
+                f"{other[row]}): they belong together line by line. Do not sort or cut one alone."
+            )
+    has_result = ids > 0
+    table = {name: array[has_result] for name, array in (first | second).items()}
+    return pd.DataFrame(table | {"specobjid": ids[has_result]})
+
+
+def _read_columns(
+    path: Path, columns: dict[str, str], optional: dict[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Copy some columns of a FITS table; the file stays memory-mapped, so the rest is not read."""
+    # Characters stay bytes: decoded to text, 1.8 million identifiers would take four times as much.
+    with fits.open(path, memmap=True, character_as_bytes=True) as hdus:
+        if len(hdus) < 2 or not isinstance(hdus[1], fits.BinTableHDU):
+            raise InputError(f"{path}: the first extension is not a table; is the file whole?")
+        names = {name.upper(): name for name in hdus[1].columns.names}
+        absent = [c for c in columns if c not in names]
+        if absent:
+            raise InputError(
+                f"{path}: column {', '.join(absent)} is missing; the file has "
+                f"{', '.join(sorted(names)[:30])}. Use the file of SDSS DR8."
+            )
+        wanted = columns | {k: v for k, v in (optional or {}).items() if k in names}
+        result = {}
+        for column, name in wanted.items():
+            array = np.asarray(hdus[1].data.field(names[column]))
+            result[name] = array.astype(array.dtype.newbyteorder("="))
+        return result
+
+
+def _integers(values: np.ndarray, where: str) -> np.ndarray:
+    """Identifiers as int64, from integers or digits; blank becomes -1."""
+    values = np.asarray(values)
+    if values.dtype.kind == "f":
+        raise InputError(
+            f"{where} holds floats, which cannot keep 19-digit identifiers apart. "
+            "Write it as integers or text."
+        )
+    if values.dtype.kind in "iu":
+        if values.dtype.kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
+            raise InputError(f"{where} has identifiers beyond 2^63, which no galaxy of GZ2 has")
+        return values.astype(np.int64)
+    text = np.char.strip(values.astype("S"))
+    text[text == b""] = b"-1"
+    try:
+        return text.astype(np.int64)
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"{where} has identifiers that are not whole numbers ({error}). A spreadsheet may have "
+            "rounded them: export the file again with the identifiers as text."
+        ) from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    header = pd.read_csv(path, nrows=0, comment="#")
+    names = {c: _CSV_NAMES[c.lower()] for c in header.columns if c.lower() in _CSV_NAMES}
+    ids = [name for name in names.values() if name in _IDS]
+    if not ids:
+        raise InputError(
+            f"{path}: no column specObjID or dr7objid to match by; it has "
+            f"{', '.join(header.columns[:20])}. Add the identifier to the query."
+        )
+    as_text = {c: str for c, name in names.items() if name in _IDS}
+    table = pd.read_csv(path, usecols=list(names), dtype=as_text, comment="#").rename(columns=names)
+    for name in ids:
+        table[name] = _integers(
+            table[name].fillna("").to_numpy(dtype=str), f"{path}: column {name}"
+        )
+    return table[(table[ids] > 0).all(axis=1)].reset_index(drop=True)
+
+
+def quality_cuts(
+    raw: pd.DataFrame, prop: str = "stellar_mass", need_sfr: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keep the rows that the paper trusts (Sec. 6), and count each cut.
+
+    The cuts are reliable != 0, z_warning = 0, z > 0 and a measured property. A CSV file may lack
+    the columns of a cut, since a CasJobs query can apply it; the table then says so.
+
+    Returns
+    -------
+    good : DataFrame
+        Rows that pass, with ``value``, the property.
+    cuts : DataFrame
+        ``cut``, ``rows`` that are left after it, ``removed``.
+
+    Raises
+    ------
+    InputError
+        If a property is NaN in a row that is trustworthy otherwise.
+    """
+    tests = {
+        "reliable != 0": ("reliable", lambda column: column != 0),
+        "z_warning = 0": ("z_warning", lambda column: column == 0),
+        "z > 0": ("z", lambda column: column > 0),
+    }
+    measured = [prop] + (["sfr"] if need_sfr and prop != "sfr" else [])
+    keep = np.ones(len(raw), dtype=bool)
+    counts = {"rows with a result": len(raw)}
+    for cut, (column, test) in tests.items():
+        if column not in raw:
+            counts[f"{cut} (not in the file: left to its query)"] = int(keep.sum())
+            continue
+        keep &= test(raw[column]).to_numpy()
+        counts[cut] = int(keep.sum())
+    for column in measured:
+        if column not in raw:
+            raise InputError(
+                f"the mass catalogue has no column {column}: add it, or set need_sfr to False"
+            )
+        undefined = keep & raw[column].isna().to_numpy()
+        if undefined.any():
+            first = raw.loc[undefined].iloc[0]
+            raise InputError(
+                f"the mass catalogue: column {column} is NaN in {undefined.sum()} trustworthy rows "
+                f"(first: {', '.join(f'{k} {first[k]}' for k in _IDS if k in raw)}). Mark values "
+                f"that were not measured by {MISSING:.0f}, or remove those rows."
+            )
+        keep &= (raw[column] != MISSING).to_numpy()
+        counts[f"{column} measured"] = int(keep.sum())
+    cuts = _counts("cut", "rows", counts)
+    cuts["removed"] = (-cuts["rows"].diff()).fillna(0).astype(int)
+    return raw[keep].assign(value=raw.loc[keep, prop].astype(float)), cuts
+
+
+def match_masses(
+    sample: pd.DataFrame, good: pd.DataFrame, raw: pd.DataFrame, radius: float = 2.0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Match catalogue rows to galaxies by identifier, and by position where that fails.
+
+    A galaxy whose identifier is in the catalogue but whose row was cut stays without a value. The
+    sky match takes galaxies whose identifier the catalogue does not have; a pair is left out as
+    ambiguous when a galaxy has several rows, or a row several galaxies, within `radius`. For
+    galaxies matched by identifier the nearest row on the sky is a cross-check.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        ``galaxy_id`` and an identifier (``specobjid`` or ``dr7objid``; integers or text), or
+        ``ra`` and ``dec``.
+    good, raw : DataFrame
+        The catalogue after and before `quality_cuts`.
+    radius : float
+        Largest separation, arcsec.
+
+    Returns
+    -------
+    matched : DataFrame
+        `sample` with ``value`` (NaN where there is none), ``matched_by`` and, where the catalogue
+        has it, ``z``; sorted as `sample`.
+    report : DataFrame
+        ``check``, ``galaxies``.
+    """
+    matched = sample.reset_index(drop=True).copy()
+    row = np.full(len(matched), -1)
+    known = np.zeros(len(matched), dtype=bool)
+    key = next((c for c in _IDS if c in matched and c in raw), None)
+    if key is not None:
+        ids = _sample_ids(matched[key], key)
+        _refuse_repeats(good[key], key)
+        row = pd.Index(good[key]).get_indexer(ids)
+        known = (ids > 0) & np.isin(ids, raw[key])
+    by_id = row >= 0
+    counts = {
+        "in the sample": len(matched),
+        f"matched by {key or 'identifier'}": int(by_id.sum()),
+    }
+    has_sky = {"ra", "dec"} <= set(matched.columns) and {"ra", "dec"} <= set(good.columns)
+    if has_sky and len(good):
+        row, found = _sky_match(matched, good, row, known, radius)
+        counts |= found
+    counts["in the catalogue, but cut"] = int((known & ~by_id).sum())
+    counts["with a value"] = int((row >= 0).sum())
+    matched["matched_by"] = np.select([by_id, row >= 0], ["identifier", "sky"], default="")
+    for column in ("value", "z"):
+        if column in good:
+            values = np.append(good[column].to_numpy(dtype=float), np.nan)
+            matched[column] = values[row]
+    return matched, _counts("check", "galaxies", counts)
+
+
+def _sample_ids(column: pd.Series, key: str) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_float_dtype(
+        column.dtype
+    ):
+        return column.fillna(-1).to_numpy(dtype=np.int64)
+    values = (
+        column.to_numpy() if column.dtype.kind == "f" else column.fillna("").to_numpy(dtype=str)
+    )
+    return _integers(values, f"sample: column {key}")
+
+
+def _refuse_repeats(ids: pd.Series, key: str) -> None:
+    repeats = ids[ids.duplicated()]
+    if len(repeats):
+        raise InputError(
+            f"the mass catalogue has {len(repeats)} rows with a {key} that stands there already "
+            f"(first: {repeats.iloc[0]}): keep one row for each"
+        )
+
+
+def _sky_match(
+    matched: pd.DataFrame, good: pd.DataFrame, row: np.ndarray, known: np.ndarray, radius: float
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Rows completed by position, and the counts of the cross-check."""
+    row = row.copy()
+    placed = np.flatnonzero((matched["ra"].notna() & matched["dec"].notna()).to_numpy())
+    usable = np.flatnonzero((good["ra"].between(0, 360) & good["dec"].between(-90, 90)).to_numpy())
+    galaxy, other, separation, _ = search_around_sky(
+        _positions(matched.iloc[placed]), _positions(good.iloc[usable]), radius * u.arcsec
+    )
+    pairs = pd.DataFrame(
+        {"galaxy": placed[galaxy], "row": usable[other], "separation": separation.arcsec}
+    ).sort_values("separation", kind="stable")
+    nearest = pairs.drop_duplicates("galaxy").set_index("galaxy")["row"]
+    by_id = np.flatnonzero(row >= 0)
+    by_id = by_id[np.isin(by_id, placed)]
+    agree = nearest.reindex(by_id)
+    open_pairs = pairs[~known[pairs["galaxy"]] & (row[pairs["galaxy"]] < 0)]
+    taken = np.isin(open_pairs["row"], row[row >= 0])
+    several = open_pairs["galaxy"].duplicated(keep=False) | open_pairs["row"].duplicated(keep=False)
+    ambiguous = several | taken
+    clear = open_pairs[~ambiguous]
+    row[clear["galaxy"]] = clear["row"]
+    same = agree.to_numpy() == row[by_id]
+    other_row = agree.notna().to_numpy() & ~same
+    return row, {
+        f"- of these, the nearest within {radius:g} arcsec is the same row": int(same.sum()),
+        f"- of these, the nearest within {radius:g} arcsec is another row": int(other_row.sum()),
+        f"- of these, nothing within {radius:g} arcsec": int(agree.isna().sum()),
+        "matched by position alone": len(clear),
+        "ambiguous by position, left out": int(open_pairs.loc[ambiguous, "galaxy"].nunique()),
+    }
+
+
+def _positions(table: pd.DataFrame) -> SkyCoord:
+    return SkyCoord(table["ra"].to_numpy(float) * u.deg, table["dec"].to_numpy(float) * u.deg)
+
+
+def join_by_position(sample: pd.DataFrame, masses: pd.DataFrame) -> pd.DataFrame:
+    """Join sample and masses by row number after sorting both, which is a mistake.
+
+    This is how the authors' public notebook joins the two tables: as soon as one galaxy has no
+    mass, every later row gets the mass of another galaxy. It is here to show what that does.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        ``galaxy_id`` and ``specobjid``, one row per galaxy.
+    masses : DataFrame
+        ``specobjid``, ``value``: catalogue rows left after the quality cuts.
+
+    Returns
+    -------
+    DataFrame
+        `sample` sorted by ``specobjid``, with ``value`` of the row beside it and ``own``, whether
+        that is the galaxy's own.
+    """
+    joined = sample.sort_values("specobjid", kind="stable", ignore_index=True)
+    ids = _sample_ids(joined["specobjid"], "specobjid")
+    ours = masses[np.isin(masses["specobjid"], ids)].sort_values("specobjid")
+    # Padded by hand: a reindex would turn the identifiers into floats.
+    n = min(len(ours), len(joined))
+    beside = np.full(len(joined), -1)
+    beside[:n] = ours["specobjid"].to_numpy()[:n]
+    value = np.full(len(joined), np.nan)
+    value[:n] = ours["value"].to_numpy()[:n]
+    return joined.assign(value=value, own=beside == ids)
