@@ -1,0 +1,219 @@
+"""Parameters of simulated galaxies, drawn so that the survey resembles Galaxy Zoo 2.
+
+Lengths that shape a galaxy are in units of R90, the Petrosian radius that holds 90 % of the light,
+because GZ2 cut-outs are scaled by it (0.02 R90 per pixel, so R90 is 50 px of 424).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from lib.schema import ARM_CLASSES, InputError
+
+ARM_FREQUENCIES = {
+    "gz2-like": dict(zip(ARM_CLASSES, (0.041, 0.617, 0.103, 0.028, 0.025, 0.187), strict=True)),
+    "enriched": dict(zip(ARM_CLASSES, (0.16, 0.24, 0.20, 0.13, 0.13, 0.14), strict=True)),
+}
+"""Share of each arm class among simulated spirals. ``gz2-like`` is the mix of real face-on spirals
+without a purity cut (1,226 galaxies of the Galaxy Zoo challenge); ``enriched`` is nearly flat, so
+that a survey of some thousand galaxies holds enough of the rare classes to train on."""
+
+SPIRAL_FRACTION = 0.2
+"""Share of face-on spirals in GZ2; the embedded profile raises it, since only they are used."""
+
+KIND_RATIOS = {"smooth": 0.62, "edge-on": 0.2, "disc": 0.18}
+"""How the galaxies that are not face-on spirals divide into kinds."""
+
+MAGNITUDE_LIMIT = 17.0
+"""GZ2 holds galaxies brighter than this r magnitude (Willett et al. 2013, Sec. 2)."""
+
+SIZE_LIMIT = 3.0
+"""GZ2 holds galaxies with R90 above this many arcsec (Willett et al. 2013, Sec. 2)."""
+
+
+def arm_frequencies(frequencies: str | Mapping[str, float]) -> dict[str, float]:
+    """Checked shares of the arm classes, normalised to sum 1.
+
+    Parameters
+    ----------
+    frequencies : str or mapping
+        A key of `ARM_FREQUENCIES`, or a share for every class of `ARM_CLASSES`.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown, a class is unknown or missing, or a share is negative.
+    """
+    if isinstance(frequencies, str):
+        if frequencies not in ARM_FREQUENCIES:
+            raise InputError(
+                f"parameter arm_frequencies is {frequencies!r}: choose one of "
+                f"{', '.join(ARM_FREQUENCIES)}, or give a share per arm class"
+            )
+        frequencies = ARM_FREQUENCIES[frequencies]
+    wrong = set(ARM_CLASSES).symmetric_difference(frequencies)
+    if wrong:
+        raise InputError(
+            f"parameter arm_frequencies must name exactly the classes {', '.join(ARM_CLASSES)}; "
+            f"unknown or missing: {', '.join(sorted(map(str, wrong)))}"
+        )
+    total = sum(frequencies.values())
+    if min(frequencies.values()) < 0 or total <= 0:
+        raise InputError(
+            f"parameter arm_frequencies holds {dict(frequencies)}: shares must be at least 0 and "
+            "not all 0"
+        )
+    return {c: frequencies[c] / total for c in ARM_CLASSES}
+
+
+def draw_galaxies(
+    rng: np.random.Generator,
+    n: int,
+    *,
+    spiral_fraction: float = SPIRAL_FRACTION,
+    frequencies: str | Mapping[str, float] = "gz2-like",
+) -> pd.DataFrame:
+    """Draw the true parameters of galaxies.
+
+    Parameters
+    ----------
+    rng : Generator
+        All randomness comes from it, so one seed gives one table.
+    n : int
+        Number of galaxies, at least 1.
+    spiral_fraction : float
+        Share of face-on spirals, in [0, 1].
+    frequencies : str or mapping
+        Shares of the arm classes among them, see `arm_frequencies`.
+
+    Returns
+    -------
+    DataFrame
+        One row per galaxy. ``kind`` is spiral, disc (no arms), smooth or edge-on; ``arm_class`` the
+        true class, ``?`` for flocculent galaxies without countable arms and ``none`` for other
+        kinds; ``n_arms`` the true number m (0 to 6). Angles are in degrees except ``arm_phase``
+        (radians), lengths in R90 unless the name ends with ``arcsec``, colours in magnitudes.
+
+    Raises
+    ------
+    InputError
+        If a parameter is out of its range.
+    """
+    shares = arm_frequencies(frequencies)
+    if n < 1:
+        raise InputError(f"number of galaxies is {n}: it must be at least 1")
+    if not 0 <= spiral_fraction <= 1:
+        raise InputError(f"parameter spiral_fraction is {spiral_fraction}: it must lie in [0, 1]")
+
+    kind = rng.choice(
+        ["spiral", *KIND_RATIOS],
+        size=n,
+        p=[spiral_fraction, *((1 - spiral_fraction) * np.array(list(KIND_RATIOS.values())))],
+    )
+    spiral = kind == "spiral"
+    arm_class = np.where(spiral, rng.choice(list(shares), size=n, p=list(shares.values())), "none")
+    table = pd.DataFrame({"kind": kind, "arm_class": arm_class})
+    table["image_seed"] = rng.integers(0, 2**62, n)
+    _draw_sky(rng, table)
+    _draw_disc(rng, table)
+    _draw_arms(rng, table)
+    _draw_colours(rng, table)
+    return table
+
+
+def _draw_sky(rng: np.random.Generator, table: pd.DataFrame) -> None:
+    """Redshift, angular size, magnitude, seeing and sky noise, within GZ2's limits."""
+    n = len(table)
+    kept: list[np.ndarray] = []
+    while sum(map(len, kept)) < n:
+        z = np.clip(0.072 * np.exp(0.5 * rng.standard_normal(4 * n)), 0.01, 0.25)
+        kpc = 14.5 * (z / 0.07) ** 0.35 * np.exp(0.28 * rng.standard_normal(4 * n))
+        # Angular-diameter distance of a flat universe to second order in z; H0 = 70 km/s/Mpc.
+        kpc_per_arcsec = 4283.0 * z / (1 + 1.23 * z) * 4.848e-3
+        arcsec = kpc / kpc_per_arcsec
+        surface_brightness = 22.75 + 0.45 * rng.standard_normal(4 * n)
+        magnitude = surface_brightness - 2.5 * np.log10(np.pi * arcsec**2)
+        passes = (magnitude < MAGNITUDE_LIMIT) & (arcsec > SIZE_LIMIT) & (arcsec < 45)
+        kept.append(np.stack([z, arcsec, magnitude], axis=1)[passes])
+    table[["redshift", "r90_arcsec", "mag_r"]] = np.concatenate(kept)[:n]
+    table["psf_fwhm_arcsec"] = np.clip(1.25 + 0.13 * rng.standard_normal(n), 0.9, 1.8)
+    # Relative to SDSS's typical sky noise; sky brightness and transparency vary from night to night.
+    table["sky_noise"] = np.exp(0.22 * rng.standard_normal(n))
+
+
+def _draw_disc(rng: np.random.Generator, table: pd.DataFrame) -> None:
+    """Disc, bulge and bar, or the Sersic profile of a smooth galaxy."""
+    n = len(table)
+    spiral, smooth, edge = (table["kind"] == k for k in ("spiral", "smooth", "edge-on"))
+    # Random orientations, so cos i is uniform; discs beyond 60 deg are the edge-on ones.
+    table["inclination"] = np.degrees(np.arccos(rng.uniform(0.5, 1.0, n)))
+    table.loc[edge, "inclination"] = 90.0
+    table.loc[smooth, "inclination"] = 0.0
+    table["position_angle"] = rng.uniform(0, 180, n)
+    table["scale_length"] = 1 / rng.uniform(1.6, 2.3, n)
+    table["truncation"] = rng.uniform(1.05, 1.7, n)
+    bulge = np.clip(0.09 * np.exp(0.75 * rng.standard_normal(n)), 0.005, 0.5)
+    bulge_disc = np.clip(0.3 * np.exp(0.4 * rng.standard_normal(n)), 0.1, 0.7)
+    table["bulge_fraction"] = np.where(spiral | edge, bulge, bulge_disc)
+    table.loc[smooth, "bulge_fraction"] = 1.0
+    radius = 0.1 * (table["bulge_fraction"] / 0.1) ** 0.3 * np.exp(0.25 * rng.standard_normal(n))
+    table["bulge_radius"] = np.where(smooth, rng.uniform(0.3, 0.42, n), radius.clip(0.04, 0.3))
+    table["bulge_sersic"] = np.where(smooth, rng.uniform(1.3, 4.5, n), rng.uniform(0.9, 2.6, n))
+    table["axis_ratio"] = np.where(smooth, 1 - 0.6 * rng.beta(1.3, 2.2, n), rng.uniform(0.75, 1, n))
+    table["thickness"] = rng.uniform(0.05, 0.13, n)
+    barred = rng.random(n) < np.where(spiral, 0.35, 0.2)
+    barred &= ~(smooth | edge)
+    table["bar_length"] = np.where(barred, rng.uniform(0.2, 0.42, n), 0.0)
+    table["bar_strength"] = np.where(barred, rng.uniform(0.4, 1.3, n), 0.0)
+    table["dust"] = np.where(smooth, 0.0, rng.uniform(0.0, 0.3, n))
+
+
+def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
+    """Number, shape and strength of the arms; flocculent galaxies have sheared clumps only."""
+    n = len(table)
+    spiral = (table["kind"] == "spiral").to_numpy()
+    known = table["arm_class"].map({"1": 1, "2": 2, "3": 3, "4": 4, "5+": 5})
+    n_arms = known.fillna(0).to_numpy().astype(int)
+    table["n_arms"] = n_arms + ((n_arms == 5) & (rng.random(n) < 0.45))
+    arms = table["n_arms"].to_numpy()
+    has_arms = arms > 0
+
+    table["winding"] = rng.choice([-1, 1], n)
+    # Loosely wound arms overlap less, so galaxies with many arms have larger pitch angles here,
+    # as Hart et al. (2017) find.
+    pitch = rng.normal(17, 5.5, n) + np.maximum(arms - 2, 0) * 2.0
+    table["pitch"] = np.where(spiral, np.clip(pitch, 8, 35), 0.0)
+    table["arm_width"] = np.where(has_arms, rng.uniform(0.085, 0.15, n), 0.0)
+    table.loc[arms == 1, "arm_width"] *= 0.65
+    contrast = 0.95 * np.exp(0.42 * rng.standard_normal(n)) * np.where(arms > 2, 1.15, 1.0)
+    table["arm_contrast"] = np.where(has_arms, np.clip(contrast, 0.15, 2.4), 0.0)
+    start = np.where(
+        table["bar_length"] > 0, 0.85 * table["bar_length"], rng.uniform(0.08, 0.24, n)
+    )
+    table["arm_start"] = np.where(has_arms, start, 0.0)
+    table["arm_end"] = np.where(has_arms, rng.uniform(0.85, 1.3, n), 0.0)
+    table["arm_phase"] = rng.uniform(0, 2 * np.pi, n)
+    table["arm_inequality"] = np.where(has_arms, rng.beta(1.5, 4, n) * 0.9, 0.0)
+    table["arm_wiggle"] = np.where(has_arms, np.abs(rng.normal(0, 0.12, n)), 0.0)
+    lopsided = np.where(arms == 1, rng.uniform(0.25, 0.6, n), np.abs(rng.normal(0, 0.08, n)))
+    table["lopsidedness"] = np.where(spiral, lopsided, 0.0)
+    floc = np.where(has_arms, rng.beta(2, 4.5, n) * 0.6, rng.uniform(0.15, 0.9, n))
+    table["flocculence"] = np.where(spiral, floc, 0.0)
+    # A bar lies along the start of the arms.
+    table["bar_angle"] = np.where(
+        has_arms, np.degrees(table["arm_phase"]) % 180, rng.uniform(0, 180, n)
+    )
+
+
+def _draw_colours(rng: np.random.Generator, table: pd.DataFrame) -> None:
+    """Colours of the old (bulge) and young (disc, arms) light, reddened with redshift."""
+    n = len(table)
+    spiral, smooth = (table["kind"] == k for k in ("spiral", "smooth"))
+    redshifting = 1.1 * (table["redshift"] - 0.06)
+    disc = np.where(spiral, rng.normal(0.47, 0.12, n), rng.normal(0.64, 0.12, n))
+    table["bulge_g_r"] = rng.normal(np.where(smooth, 0.78, 0.76), 0.07) + redshifting
+    table["disc_g_r"] = np.minimum(np.clip(disc, 0.15, 0.9) + redshifting, table["bulge_g_r"])
+    table["arm_blueness"] = np.where(spiral, np.clip(rng.normal(0.16, 0.07, n), 0, 0.4), 0.0)

@@ -1,0 +1,358 @@
+"""Images of simulated galaxies in the manner of SDSS colour cut-outs, and masks of their parts.
+
+A galaxy is a Sersic bulge, an exponential disc that ends at a truncation radius, and on the disc a
+bar, logarithmic spiral arms, sheared clumps, dust lanes and H II regions. It is seen through the
+seeing in g, r and i with sky noise and with stars and small galaxies around it, and is stretched
+as in Lupton et al. (2004). Each galaxy has a seed of its own, so that any one can be rendered
+again from its row of the truth table, at any size.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from scipy.special import gamma, k1
+
+FIELD = 424 * 0.02
+"""Width of a cut-out in R90 (Willett et al. 2013, Sec. 2.2)."""
+
+NATIVE_PIXEL = 0.396
+"""SDSS pixel in arcsec; images are simulated at this scale and then resampled, as the real ones."""
+
+SKY_SIGMA = np.array([0.0052, 0.0058, 0.0085], dtype=np.float32)
+"""Noise of a native pixel in g, r, i (nanomaggies), tuned to the cut-outs, which are smoothed."""
+
+SHOT_NOISE = 1 / 900
+"""Variance of a pixel per nanomaggie of light in it."""
+
+STRETCH = np.array([9.0, 6.5, 5.0], dtype=np.float32) * 0.4
+"""Grey level (1 = white) per nanomaggie in g, r, i before the asinh stretch."""
+
+NONLINEARITY = 2.25
+"""Softening of the asinh stretch."""
+
+_LOG_R_MIN = np.float32(np.log(0.02))
+
+
+@lru_cache(maxsize=32)
+def _sky_grid(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel centres x (right) and y (up) in R90, float32 (n, n)."""
+    axis = ((np.arange(n) + 0.5) / n - 0.5) * FIELD
+    x, y = np.meshgrid(axis, -axis)
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def _rotated(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sky coordinates along the major and minor axis, in R90."""
+    x, y = _sky_grid(n)
+    angle = np.radians(galaxy.position_angle)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def disc_coordinates(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Polar coordinates in the plane of the disc for every pixel of an ``n`` x ``n`` image.
+
+    Parameters
+    ----------
+    galaxy : row of the truth table
+        Needs ``position_angle`` and ``inclination`` (degrees).
+    n : int
+        Image width in pixels.
+
+    Returns
+    -------
+    r, theta : ndarray of float32, (n, n)
+        Radius in R90; angle in radians, counted from the major axis.
+    """
+    u, v = _rotated(galaxy, n)
+    v = v / np.float32(np.cos(np.radians(galaxy.inclination)))
+    return np.sqrt(u * u + v * v) + np.float32(1e-4), np.arctan2(v, u)
+
+
+def _ramp(r: np.ndarray, centre: float, width: float) -> np.ndarray:
+    """Smooth step from 0 below `centre` to 1 above it."""
+    return 0.5 + 0.5 * np.tanh((r - np.float32(centre)) / np.float32(width))
+
+
+def arm_pattern(
+    galaxy, r: np.ndarray, theta: np.ndarray, lead: float = 0.0, narrow: float = 1.0
+) -> np.ndarray:
+    """Brightness pattern of the spiral arms, 1 on the ridge of a full-strength arm.
+
+    Arm k follows ``theta = phase + 2 pi k / m + winding ln(r / arm_start) / tan(pitch)`` and is a
+    von Mises bump in angle whose width is ``arm_width`` of the spacing between arms.
+
+    Parameters
+    ----------
+    galaxy : row of the truth table
+    r, theta : ndarray of float32
+        Coordinates in the disc, see `disc_coordinates`.
+    lead : float
+        Shift of the pattern in units of the arms' width, towards the concave side.
+    narrow : float
+        Factor on the arms' width.
+
+    Returns
+    -------
+    ndarray of float32
+    """
+    m = int(galaxy.n_arms)
+    if m == 0:
+        return np.zeros_like(r)
+    log_r = np.log(r / np.float32(galaxy.arm_start))
+    width = galaxy.arm_width * 2 * np.pi / m
+    phi = theta - np.float32(galaxy.winding / np.tan(np.radians(galaxy.pitch))) * log_r
+    phi += np.float32(galaxy.arm_wiggle) * np.sin(4 * log_r + np.float32(3 * galaxy.arm_phase))
+    phi -= np.float32(galaxy.arm_phase + lead * width * galaxy.winding)
+    cos, sin = np.cos(phi), np.sin(phi)
+    kappa = np.float32(1 / (width * narrow) ** 2)
+    ends = _ramp(r, galaxy.arm_start, 0.05)
+    pattern = np.zeros_like(r)
+    for k in range(m):
+        # Arms differ in strength, place and length; all follow from the row, without a generator.
+        chance = (0.618 * (k + 1) + galaxy.arm_phase) % 1.0
+        strength = 1 - galaxy.arm_inequality * chance
+        place = 2 * np.pi * (k + 0.28 * galaxy.arm_inequality * np.sin(7 * chance)) / m
+        end = galaxy.arm_end * (1 - 0.4 * galaxy.arm_inequality * chance)
+        aligned = np.float32(np.cos(place)) * cos + np.float32(np.sin(place)) * sin
+        bump = np.exp(kappa * (aligned - 1))
+        pattern += np.float32(strength) * bump * (1 - _ramp(r, end, 0.16))
+    return pattern * ends
+
+
+def _clumps(galaxy, r, theta, rng: np.random.Generator) -> np.ndarray:
+    """Zero-mean field of clumps that shear has drawn out into short trailing arcs."""
+    seeds = rng.standard_normal((48, 128), dtype=np.float32)
+    seeds = ndimage.gaussian_filter(seeds, (2.6, 2.2), mode=("nearest", "wrap"))
+    seeds /= seeds.std()
+    log_r = np.log(r)
+    shear = galaxy.winding / np.tan(np.radians(max(galaxy.pitch, 8) + 8))
+    row = (log_r - _LOG_R_MIN) * np.float32(10)
+    column = (theta - np.float32(shear) * log_r) * np.float32(128 / (2 * np.pi))
+    inside = r < 2.2
+    field = np.zeros_like(r)
+    field[inside] = ndimage.map_coordinates(
+        seeds, (row[inside], column[inside]), order=1, mode="grid-wrap"
+    )
+    return field
+
+
+def _sersic(radius: np.ndarray, effective: float, index: float) -> np.ndarray:
+    b = 2 * index - 1 / 3 + 0.009876 / index
+    scaled = (radius / np.float32(effective)) ** np.float32(1 / index)
+    total = effective**2 * 2 * np.pi * index * b ** (-2 * index) * gamma(2 * index)
+    return np.exp(np.float32(-b) * scaled) / np.float32(total)
+
+
+def _bulge(galaxy, n: int) -> np.ndarray:
+    """Bulge (or the whole of a smooth galaxy), unit flux when integrated over R90 squared."""
+    u, v = _rotated(galaxy, n)
+    # A bulge is seen flattened with the disc, but less so.
+    tilt = 1 - 0.45 * (1 - np.cos(np.radians(min(galaxy.inclination, 65))))
+    q = galaxy.axis_ratio * (tilt if galaxy.kind != "smooth" else 1.0)
+    # The core is blunted at the size of a pixel, or the sampling would see a spike.
+    radius = np.sqrt(
+        u * u * np.float32(q) + v * v / np.float32(q) + np.float32((0.4 * FIELD / n) ** 2)
+    )
+    return _sersic(radius, galaxy.bulge_radius, galaxy.bulge_sersic)
+
+
+def _edge_on_disc(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Disc seen from its side (van der Kruit & Searle 1981) and its dust lane."""
+    u, v = _rotated(galaxy, n)
+    x = np.abs(u) / np.float32(galaxy.scale_length) + np.float32(1e-3)
+    column = np.where(x < 12, x * k1(np.minimum(x, 12)), 0).astype(np.float32)
+    height = np.abs(v) / np.float32(galaxy.thickness)
+    disc = column / np.cosh(np.minimum(height, 20)) ** 2
+    disc *= 1 - _ramp(np.abs(u), galaxy.truncation, 0.12)
+    lane = np.exp(-((v / np.float32(0.35 * galaxy.thickness)) ** 2)) * np.exp(-0.5 * x)
+    return disc, np.float32(2.5 * galaxy.dust) * lane
+
+
+def _face_on_disc(
+    galaxy, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Smooth disc with bar, young light on it (arms, clumps, H II regions), and dust optical depth."""
+    r, theta = disc_coordinates(galaxy, n)
+    disc = np.exp(-r / np.float32(galaxy.scale_length))
+    disc *= 1 - _ramp(r, galaxy.truncation, 0.12 + 0.1 * galaxy.scale_length)
+    if galaxy.bar_strength > 0:
+        along = theta - np.float32(np.radians(galaxy.bar_angle))
+        x = r * np.cos(along) / np.float32(galaxy.bar_length)
+        y = r * np.sin(along) / np.float32(0.33 * galaxy.bar_length)
+        # The fourth power makes the ends boxy.
+        bar = np.exp(-((x * x + y * y) ** 2))
+        disc += (
+            np.float32(galaxy.bar_strength * np.exp(-0.6 * galaxy.bar_length / galaxy.scale_length))
+            * bar
+        )
+    if galaxy.kind != "spiral":
+        return disc, np.zeros_like(disc), np.float32(galaxy.dust) * np.exp(-2 * r)
+    disc *= 1 + np.float32(galaxy.lopsidedness) * np.minimum(r, 1.5) * np.cos(
+        theta - np.float32(galaxy.arm_phase)
+    )
+    pattern = arm_pattern(galaxy, r, theta)
+    clumps = _clumps(galaxy, r, theta, rng)
+    outer = _ramp(r, 0.2, 0.1)
+    # Between the arms the disc is a little darker than without arms: the light has moved.
+    mean = np.float32(2.0 * galaxy.arm_width)
+    arms = np.float32(galaxy.arm_contrast) * pattern
+    patches = np.exp(np.float32(1.1 * galaxy.flocculence) * clumps) - 1
+    young = disc * outer * (arms * (1 + np.float32(0.5) * patches) + np.float32(0.75) * patches)
+    young = np.maximum(young, -0.45 * disc)
+    disc = disc * (
+        1 - np.float32(0.35) * np.minimum(np.float32(galaxy.arm_contrast) * mean, 1) * outer
+    )
+    # H II regions: points on arms and clumps, number per area independent of the resolution.
+    density = (
+        60 * (FIELD / n) ** 2 * (pattern + np.float32(0.7 * galaxy.flocculence) * (clumps > 0.7))
+    )
+    knots = rng.random((n, n), dtype=np.float32) < density * outer * (r < 1.4)
+    strength = 0.05 * (0.3 + galaxy.flocculence) * (n / FIELD) ** 2 / 50
+    young[knots] += (
+        np.float32(strength) * disc[knots] * rng.exponential(1.0, knots.sum()).astype(np.float32)
+    )
+    lanes = arm_pattern(galaxy, r, theta, lead=-1.2, narrow=0.45) if galaxy.n_arms else pattern
+    dust = np.float32(galaxy.dust) * (np.float32(1.6) * lanes + np.float32(0.4) * np.exp(-2 * r))
+    return disc, young, dust
+
+
+def _flux(magnitude: float) -> float:
+    """Flux in nanomaggies."""
+    return 10 ** (0.4 * (22.5 - magnitude))
+
+
+def _colours(g_r: float) -> np.ndarray:
+    """Flux in g, r, i relative to r for a stellar population of colour g - r."""
+    r_i = 0.08 + 0.38 * g_r
+    return np.array([10 ** (-0.4 * g_r), 1.0, 10 ** (0.4 * r_i)], dtype=np.float32)
+
+
+def _galaxy_light(galaxy, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Light of the galaxy before the seeing: float32 (3, n, n) in g, r, i, nanomaggies a pixel."""
+    area = (FIELD / n) ** 2
+    total = _flux(galaxy.mag_r)
+    bulge = _bulge(galaxy, n) * np.float32(total * galaxy.bulge_fraction * area)
+    light = _colours(galaxy.bulge_g_r)[:, None, None] * bulge
+    if galaxy.kind == "smooth":
+        return light
+    if galaxy.kind == "edge-on":
+        old, dust = _edge_on_disc(galaxy, n)
+        young = np.zeros_like(old)
+    else:
+        old, young, dust = _face_on_disc(galaxy, n, rng)
+    scale = np.float32(total * (1 - galaxy.bulge_fraction) / (old.sum() + young.sum()))
+    light += _colours(galaxy.disc_g_r)[:, None, None] * (scale * old)
+    light += _colours(galaxy.disc_g_r - 2 * galaxy.arm_blueness)[:, None, None] * (scale * young)
+    # Galactic extinction curve: g 1.4, r 1, i 0.75 relative to r.
+    light *= np.exp(-np.array([1.4, 1.0, 0.75], dtype=np.float32)[:, None, None] * dust)
+    return light
+
+
+def _add_neighbours(light: np.ndarray, galaxy, rng: np.random.Generator) -> None:
+    """Add stars and small galaxies of the field, at random, in place."""
+    n = light.shape[-1]
+    pixel = FIELD * galaxy.r90_arcsec / n
+    square_arcmin = (FIELD * galaxy.r90_arcsec / 60) ** 2
+    n_stars, n_galaxies = rng.poisson(7 * square_arcmin), rng.poisson(9 * square_arcmin)
+    for is_star in [True] * n_stars + [False] * n_galaxies:
+        # Counts rise with magnitude about tenfold in 3.5 mag for stars, in 2 mag for galaxies.
+        faint, slope = (21.8, 0.28) if is_star else (21.5, 0.45)
+        magnitude = max(faint + np.log10(1 - rng.random()) / slope, 14.5)
+        colour = rng.choice([0.3, 0.5, 0.8, 1.3]) if is_star else rng.normal(0.75, 0.25)
+        x, y = rng.uniform(0, n, 2)
+        shape, angle, arcsec = rng.uniform(0.35, 1), rng.uniform(0, np.pi), rng.uniform(0.4, 1.3)
+        if np.hypot(x - n / 2, y - n / 2) < 0.35 * n / FIELD:
+            continue
+        flux = _colours(colour) * np.float32(_flux(magnitude))
+        reach = 1 if is_star else int(np.ceil(6 * arcsec / pixel)) + 1
+        x0, x1 = max(int(x) - reach, 0), min(int(x) + reach + 1, n)
+        y0, y1 = max(int(y) - reach, 0), min(int(y) + reach + 1, n)
+        dx = np.arange(x0, x1)[None, :] + 0.5 - x
+        dy = np.arange(y0, y1)[:, None] + 0.5 - y
+        if is_star:
+            stamp = np.maximum(1 - np.abs(dx), 0) * np.maximum(1 - np.abs(dy), 0)
+        else:
+            u = dx * np.cos(angle) + dy * np.sin(angle)
+            v = (dy * np.cos(angle) - dx * np.sin(angle)) / shape
+            stamp = np.exp(-np.hypot(u, v) * pixel / arcsec)
+            stamp /= max(stamp.sum(), 1.0)
+        light[:, y0:y1, x0:x1] += flux[:, None, None] * stamp.astype(np.float32)
+
+
+def _stretch(light: np.ndarray) -> np.ndarray:
+    """Colour image after Lupton et al. (2004): uint8 (n, n, 3), red = i, green = r, blue = g."""
+    colour = light * STRETCH[:, None, None]
+    radius = np.maximum(colour.sum(axis=0), np.float32(1e-6))
+    colour *= np.arcsinh(NONLINEARITY * radius) / (NONLINEARITY * radius)
+    # A saturated pixel keeps its colour: all three channels go down together.
+    colour /= np.maximum(colour.max(axis=0), 1)
+    return (255 * np.clip(colour[::-1], 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _native_width(galaxy) -> float:
+    """Width of the cut-out in SDSS pixels."""
+    return FIELD * galaxy.r90_arcsec / NATIVE_PIXEL
+
+
+def render(galaxy, size: int = 424) -> np.ndarray:
+    """Colour cut-out of a simulated galaxy.
+
+    Parameters
+    ----------
+    galaxy : row of the truth table
+        A Series, or a named tuple of `DataFrame.itertuples`.
+    size : int
+        Width in pixels; the field is 8.48 R90 wide at any size.
+
+    Returns
+    -------
+    ndarray of uint8, (size, size, 3)
+        The same for the same row and size. Noise differs between sizes, the galaxy does not.
+    """
+    rng = np.random.default_rng(int(galaxy.image_seed))
+    native = _native_width(galaxy)
+    n = int(np.clip(round(native), min(64, size), size))
+    light = _galaxy_light(galaxy, n, rng)
+    _add_neighbours(light, galaxy, rng)
+    pixel = FIELD * galaxy.r90_arcsec / n
+    sigma = galaxy.psf_fwhm_arcsec / 2.355 / pixel
+    for band in light:
+        ndimage.gaussian_filter(band, sigma, output=band, mode="nearest", truncate=3.5)
+    # A pixel of n / native the number gathers the sky of (native / n)^2 native pixels.
+    sky = (SKY_SIGMA * np.float32(galaxy.sky_noise * native / n))[:, None, None]
+    noise = rng.standard_normal(light.shape, dtype=np.float32)
+    noise *= np.sqrt(sky**2 + np.float32(SHOT_NOISE) * np.maximum(light, 0))
+    image = _stretch(light + noise)
+    if n == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def arm_mask(galaxy, size: int = 424, level: float = 0.4) -> np.ndarray:
+    """Pixels on the spiral arms.
+
+    Parameters
+    ----------
+    galaxy : row of the truth table
+    size : int
+        Width of the image in pixels.
+    level : float
+        The mask ends where an arm has fallen to this fraction of its ridge.
+
+    Returns
+    -------
+    ndarray of bool, (size, size)
+        Empty for galaxies without arms.
+    """
+    return arm_pattern(galaxy, *disc_coordinates(galaxy, size)) > level
+
+
+def bulge_mask(galaxy, size: int = 424) -> np.ndarray:
+    """Pixels within two effective radii of the bulge: bool (size, size)."""
+    u, v = _rotated(galaxy, size)
+    return np.hypot(u, v / np.float32(galaxy.axis_ratio)) < 2 * galaxy.bulge_radius

@@ -1,0 +1,350 @@
+"""Volunteers: votes down the Galaxy Zoo 2 decision tree, from how visible the features are.
+
+The tree and the column names are those of Willett et al. (2013, Table 2 and Sec. 4). What a
+volunteer sees is worked out from the true parameters and the depth and sharpness of the image, so
+the votes need no rendered image, and arms that are too faint, too fine or too small to be seen end
+as "can't tell" although they exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lib.surveys.mock.render import NATIVE_PIXEL, SKY_SIGMA
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task of the tree: its answers' column stems, and the answers after which it is asked."""
+
+    task: str
+    answers: tuple[str, ...]
+    asked_after: tuple[str, ...]
+
+
+TREE = (
+    Question(
+        "t01_smooth_or_features", ("a01_smooth", "a02_features_or_disk", "a03_star_or_artifact"), ()
+    ),
+    Question("t02_edgeon", ("a04_yes", "a05_no"), ("a02",)),
+    Question("t03_bar", ("a06_bar", "a07_no_bar"), ("a05",)),
+    Question("t04_spiral", ("a08_spiral", "a09_no_spiral"), ("a05",)),
+    Question(
+        "t05_bulge_prominence",
+        ("a10_no_bulge", "a11_just_noticeable", "a12_obvious", "a13_dominant"),
+        ("a05",),
+    ),
+    Question("t06_odd", ("a14_yes", "a15_no"), ("a01", "a02")),
+    Question(
+        "t07_rounded", ("a16_completely_round", "a17_in_between", "a18_cigar_shaped"), ("a01",)
+    ),
+    Question(
+        "t08_odd_feature",
+        (
+            "a19_ring",
+            "a20_lens_or_arc",
+            "a21_disturbed",
+            "a22_irregular",
+            "a23_other",
+            "a24_merger",
+            "a38_dust_lane",
+        ),
+        ("a14",),
+    ),
+    Question("t09_bulge_shape", ("a25_rounded", "a26_boxy", "a27_no_bulge"), ("a04",)),
+    Question("t10_arms_winding", ("a28_tight", "a29_medium", "a30_loose"), ("a08",)),
+    Question(
+        "t11_arms_number",
+        ("a31_1", "a32_2", "a33_3", "a34_4", "a36_more_than_4", "a37_cant_tell"),
+        ("a08",),
+    ),
+)
+"""The decision tree of GZ2. In the real tree T05 and T06 follow several steps; since each
+volunteer passes them once, it is enough to name the answers that lead there."""
+
+ANSWERS = tuple(f"{q.task}_{a}" for q in TREE for a in q.answers)
+"""Column stems of the 37 answers, in tree order."""
+
+MEASURES = ("count", "weight", "fraction", "weighted_fraction", "debiased", "flag")
+"""Columns of each answer."""
+
+CLEAN_THRESHOLDS = {
+    "t02": {"a02": 0.430},
+    "t03": {"a05": 0.715},
+    "t04": {"a05": 0.715},
+    "t05": {"a05": 0.715},
+    "t07": {"a01": 0.469},
+    "t08": {"a14": 0.420},
+    "t09": {"a04": 0.602},
+    "t10": {"a08": 0.619},
+    "t11": {"a08": 0.619},
+}
+"""Weighted fractions that the steps before a task must reach for a clean flag (Willett et al. 2013,
+Table 3, at least 20 votes)."""
+
+_COLUMN = {a[:3]: k for k, a in enumerate(a for q in TREE for a in q.answers)}
+_SLICES = {
+    q.task[:3]: slice(_COLUMN[q.answers[0][:3]], _COLUMN[q.answers[-1][:3]] + 1) for q in TREE
+}
+
+# Rows: what is really there, m = 1, 2, 3, 4, 5 and more, none countable. Columns: answers of T11,
+# when the arms are as clear as can be. Volunteers miscount mostly by one, and rather downwards.
+_ARM_CONFUSION = np.array(
+    [
+        [0.900, 0.060, 0.010, 0.004, 0.004, 0.022],
+        [0.010, 0.945, 0.018, 0.006, 0.003, 0.018],
+        [0.008, 0.065, 0.880, 0.027, 0.005, 0.015],
+        [0.004, 0.030, 0.055, 0.865, 0.026, 0.020],
+        [0.003, 0.012, 0.020, 0.045, 0.895, 0.025],
+        [0.025, 0.045, 0.020, 0.010, 0.040, 0.860],
+    ]
+)
+
+_CONCENTRATION = 45.0
+"""Of the Dirichlet from which each galaxy's own answer probabilities come: the lower, the more
+galaxies differ beyond what is modelled."""
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def arm_visibility(truth: pd.DataFrame) -> np.ndarray:
+    """How clearly the arms can be seen, from 0 (not at all) to 1.
+
+    It falls with low contrast, with arms so close that the seeing merges them, with an inclination
+    that hides their run, and with low signal-to-noise at 0.6 R90.
+
+    Parameters
+    ----------
+    truth : DataFrame
+        See `lib.surveys.mock.galaxies.draw_galaxies`.
+
+    Returns
+    -------
+    ndarray of float64, (n,)
+        0 for galaxies without arms.
+    """
+    m = truth["n_arms"].clip(lower=1)
+    cos_i = np.cos(np.radians(truth["inclination"].clip(upper=75)))
+    arcsec = truth["r90_arcsec"]
+    spacing = 2 * np.pi * 0.6 * arcsec * np.sin(np.radians(truth["pitch"].clip(lower=5))) / m
+    spacing *= 0.5 * (1 + cos_i)
+    # Modulation transfer of a Gaussian beam at the frequency of the arms.
+    blur = np.exp(-2 * (np.pi * truth["psf_fwhm_arcsec"] / 2.355 / spacing) ** 2)
+    contrast = truth["arm_contrast"] * blur * (1 - 0.35 * truth["flocculence"])
+    h = truth["scale_length"] * arcsec
+    flux = 10 ** (0.4 * (22.5 - truth["mag_r"])) * (1 - truth["bulge_fraction"])
+    surface = flux / (2 * np.pi * h**2 * cos_i) * np.exp(-0.6 / truth["scale_length"])
+    beam = np.pi * truth["psf_fwhm_arcsec"] ** 2
+    noise = float(SKY_SIGMA[1]) * truth["sky_noise"] * np.sqrt(beam) / NATIVE_PIXEL
+    signal_to_noise = contrast * surface * beam / noise
+    visible = _sigmoid((contrast - 0.33) / 0.085) * _sigmoid(
+        2.5 * np.log(np.maximum(signal_to_noise, 1e-3) / 9.0)
+    )
+    return np.where(truth["n_arms"] > 0, visible, 0.0)
+
+
+def _face_on_probabilities(truth: pd.DataFrame, p: dict[str, np.ndarray]) -> None:
+    """Answers about bar, spiral pattern, bulge and arms, in place."""
+    spiral = (truth["kind"] == "spiral").to_numpy()
+    visible = arm_visibility(truth)
+    bar = _sigmoid((truth["bar_strength"] * truth["bar_length"] - 0.17) / 0.06)
+    bar = 0.06 + 0.86 * np.where(truth["bar_length"] > 0, bar, 0)
+    p["t03"] = np.stack([bar, 1 - bar], axis=1)
+    # Patches pass for a spiral pattern even where no arm can be followed.
+    patches = _sigmoid((truth["flocculence"] - 0.25) / 0.12)
+    seen = np.where(spiral, 0.55 + 0.42 * np.maximum(visible, 0.75 * patches), 0.12)
+    p["t04"] = np.stack([seen, 1 - seen], axis=1)
+    edges = np.array([0.02, 0.085, 0.32])
+    below = _sigmoid((np.log(edges) - np.log(truth["bulge_fraction"].to_numpy())[:, None]) / 0.3)
+    p["t05"] = np.diff(np.pad(below, ((0, 0), (1, 1)), constant_values=(0, 1)), axis=1)
+    p["t05"][:, -1] = 1 - below[:, -1]
+    p["t05"][:, 0] = below[:, 0]
+    limits = _sigmoid((np.array([13.5, 21.0]) - truth["pitch"].to_numpy()[:, None]) / 2.8)
+    p["t10"] = np.stack([limits[:, 0], limits[:, 1] - limits[:, 0], 1 - limits[:, 1]], axis=1)
+    row = np.where(spiral & (truth["n_arms"] > 0), truth["n_arms"].clip(1, 5) - 1, 5)
+    clear = np.where(truth["n_arms"] > 0, visible, 1.0)[:, None]
+    # The middling case: one or two of many arms fade first, so fewer are counted.
+    fewer = _ARM_CONFUSION[np.where((row > 0) & (row < 5), row - 1, row)]
+    hidden = _ARM_CONFUSION[5]
+    middling = 2.2 * clear * (1 - clear) * 0.5
+    p["t11"] = clear**1.2 * _ARM_CONFUSION[row] + middling * (0.4 * fewer + 0.6 * hidden)
+    p["t11"] += np.maximum(1 - clear**1.2 - middling, 0) * hidden
+
+
+def answer_probabilities(truth: pd.DataFrame) -> np.ndarray:
+    """Probability of each answer when its question is asked.
+
+    Parameters
+    ----------
+    truth : DataFrame
+        See `lib.surveys.mock.galaxies.draw_galaxies`.
+
+    Returns
+    -------
+    ndarray of float64, (n, 37)
+        In the order of `ANSWERS`; the answers of a question sum to 1.
+    """
+    n = len(truth)
+    kind = truth["kind"].to_numpy()
+    spiral, smooth, edge = (kind == k for k in ("spiral", "smooth", "edge-on"))
+    p: dict[str, np.ndarray] = {}
+    _face_on_probabilities(truth, p)
+    structure = np.maximum(
+        arm_visibility(truth), 0.8 * _sigmoid((truth["flocculence"] - 0.2) / 0.1)
+    )
+    # The image blurs with distance, so features are missed: the bias that debiasing undoes.
+    missed = np.clip(1.8 * (truth["redshift"].to_numpy() - 0.05), 0, 0.25)
+    features = np.select(
+        [spiral, edge, kind == "disc"],
+        [0.62 + 0.34 * structure - missed, 0.88 - missed, 0.45 - missed],
+        0.07,
+    )
+    p["t01"] = np.stack([0.985 - features, features, np.full(n, 0.015)], axis=1)
+    inclined = _sigmoid((truth["inclination"].to_numpy() - 66) / 3.5)
+    seen_edge = np.where(smooth, 0.15, 0.02 + 0.93 * np.where(edge, 1.0, inclined))
+    p["t02"] = np.stack([seen_edge, 1 - seen_edge], axis=1)
+    odd = np.clip(0.06 + 0.5 * truth["lopsidedness"].to_numpy(), 0, 0.5)
+    p["t06"] = np.stack([odd, 1 - odd], axis=1)
+    ratio = np.where(smooth, truth["axis_ratio"], np.cos(np.radians(truth["inclination"])))
+    limits = _sigmoid((np.array([0.42, 0.83]) - ratio[:, None]) / 0.05)
+    p["t07"] = np.stack([1 - limits[:, 1], limits[:, 1] - limits[:, 0], limits[:, 0]], axis=1)
+    shape = np.array([0.14, 0.04, 0.26, 0.28, 0.12, 0.10, 0.06])
+    p["t08"] = np.broadcast_to(shape, (n, 7)).copy()
+    bulge = _sigmoid((np.log(truth["bulge_fraction"].to_numpy()) - np.log(0.06)) / 0.4)
+    p["t09"] = np.stack([0.93 * bulge, 0.07 * bulge, 1 - bulge], axis=1)
+    table = np.concatenate([p[q.task[:3]] for q in TREE], axis=1)
+    table = np.clip(table, 1e-4, None)
+    for part in _SLICES.values():
+        table[:, part] /= table[:, part].sum(axis=1, keepdims=True)
+    return table
+
+
+def draw_counts(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarray:
+    """Votes of each galaxy: Dirichlet-multinomial down the tree.
+
+    Parameters
+    ----------
+    rng : Generator
+    probabilities : ndarray, (n, 37)
+        See `answer_probabilities`.
+
+    Returns
+    -------
+    ndarray of int64, (n, 37)
+        Everyone who reaches a question answers it once, so the counts of a question sum to the
+        counts of the answers that lead to it.
+    """
+    n = len(probabilities)
+    # GZ2 galaxies have 44 classifications in the median, few less than 30.
+    classifications = np.clip(np.rint(rng.normal(44, 6, n)), 25, 70).astype(np.int64)
+    counts = np.zeros(probabilities.shape, dtype=np.int64)
+    for question in TREE:
+        part = _SLICES[question.task[:3]]
+        asked = (
+            counts[:, [_COLUMN[a] for a in question.asked_after]].sum(axis=1)
+            if question.asked_after
+            else classifications
+        )
+        own = rng.gamma(_CONCENTRATION * probabilities[:, part]) + 1e-9
+        counts[:, part] = rng.multinomial(asked, own / own.sum(axis=1, keepdims=True))
+    return counts
+
+
+def _fractions(amount: np.ndarray) -> np.ndarray:
+    """Share of each answer within its question, 0 where nobody was asked."""
+    shares = np.zeros(amount.shape)
+    for part in _SLICES.values():
+        total = amount[:, part].sum(axis=1, keepdims=True)
+        np.divide(amount[:, part], total, out=shares[:, part], where=total > 0)
+    return shares
+
+
+def _debias(weighted: np.ndarray, redshift: np.ndarray) -> np.ndarray:
+    """Undo the loss of features with redshift in T01, T04 and T11 by shifting the log-odds."""
+    gain = np.zeros(weighted.shape[1])
+    for answer, slope in (("a02", 6.0), ("a08", 4.0), ("a37", -4.0)):
+        gain[_COLUMN[answer]] = slope
+    beyond = np.maximum(redshift - 0.05, 0)[:, None]
+    return _fractions(weighted * np.exp(gain * beyond))
+
+
+def _flags(counts: np.ndarray, weighted: np.ndarray, debiased: np.ndarray) -> np.ndarray:
+    """Clean flags: debiased fraction of 0.8, steps before it passed, 20 votes in the task."""
+    flags = debiased >= 0.8
+    for task, part in _SLICES.items():
+        passes = counts[:, part].sum(axis=1) >= 20
+        for answer, threshold in CLEAN_THRESHOLDS.get(task, {}).items():
+            passes &= weighted[:, _COLUMN[answer]] >= threshold
+        flags[:, part] &= passes[:, None]
+    return flags.astype(np.int64)
+
+
+def vote_columns(
+    rng: np.random.Generator, counts: np.ndarray, redshift: np.ndarray
+) -> pd.DataFrame:
+    """The vote columns of ``zoo2MainSpecz``.
+
+    Parameters
+    ----------
+    rng : Generator
+        Draws which volunteers are down-weighted for being inconsistent.
+    counts : ndarray of int, (n, 37)
+        See `draw_counts`.
+    redshift : ndarray of float, (n,)
+
+    Returns
+    -------
+    DataFrame
+        ``total_classifications``, ``total_votes``, then for each answer the columns of `MEASURES`.
+        Fractions have three decimals, as in the real table.
+    """
+    raw = _fractions(counts)
+    # The rarer an answer, the likelier it is that an inconsistent volunteer gave it; such a
+    # volunteer counts a thousandth (Willett et al. 2013, Sec. 3.2).
+    unreliable = rng.binomial(counts, 0.15 * (1 - raw) ** 3)
+    weight = np.round(counts - 0.999 * unreliable, 3)
+    weighted = np.round(_fractions(weight), 3)
+    debiased = np.round(_debias(weighted, redshift), 3)
+    flags = _flags(counts, weighted, debiased)
+    measures = (counts, weight, np.round(raw, 3), weighted, debiased, flags)
+    columns = {
+        f"{stem}_{name}": values[:, k]
+        for k, stem in enumerate(ANSWERS)
+        for name, values in zip(MEASURES, measures, strict=True)
+    }
+    totals = {
+        "total_classifications": counts[:, _SLICES["t01"]].sum(axis=1),
+        "total_votes": counts.sum(axis=1),
+    }
+    return pd.DataFrame(totals | columns)
+
+
+def morphology_names(counts: np.ndarray) -> list[str]:
+    """GZ2 class of each galaxy, e.g. ``SBb2m`` (Willett et al. 2013, Appendix A)."""
+
+    def best(task: str, letters: str) -> np.ndarray:
+        return np.array(list(letters))[counts[:, _SLICES[task]].argmax(axis=1)]
+
+    first, odd = best("t01", "ESA"), best("t06", "o ")
+    edge, bar, spiral = best("t02", "e "), best("t03", "B "), best("t04", "s ")
+    rounded, side, bulge = best("t07", "ric"), best("t09", "rbn"), best("t05", "dcba")
+    arms, winding, oddity = best("t11", "1234+?"), best("t10", "tml"), best("t08", "rldioum")
+    names = []
+    for k in range(len(counts)):
+        if first[k] == "A":
+            names.append("A")
+            continue
+        if first[k] == "E":
+            name = "E" + rounded[k]
+        elif edge[k] == "e":
+            name = "Se" + side[k]
+        else:
+            name = "S" + bar[k].strip() + bulge[k]
+            name += arms[k] + winding[k] if spiral[k] == "s" else ""
+        names.append(name + (f"({oddity[k]})" if odd[k] == "o" else ""))
+    return names
