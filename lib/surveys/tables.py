@@ -111,7 +111,8 @@ def exact_ids(values: pd.Series, column: str, source: str | Path) -> pd.Series:
     plain = text.str.fullmatch(r"[+-]?\d+").fillna(False).astype(bool)
     result = pd.Series(pd.NA, index=text.index, dtype="Int64")
     try:
-        result[plain] = text[plain].astype("int64")
+        # As an array: pandas aligns a Series first, and would pass it through floating point.
+        result[plain] = text[plain].astype("int64").to_numpy()
     except (ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: column {column} holds an identifier that does not fit in 64 bits "
