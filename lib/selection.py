@@ -36,6 +36,9 @@ QUANTITIES = {
 }
 """What can be cut on, in the order in which the cuts are made, and in words."""
 
+FLAGS = ("clean", "has_image")
+"""Quantities that are yes (1) or no (0)."""
+
 NEEDS = {
     "votes_features": ("total_votes", "f_features"),
     "votes_not_edge_on": ("total_votes", "f_features", "f_not_edge_on"),
@@ -60,6 +63,8 @@ class Cut:
         """The condition as text, e.g. ``f_spiral > 0.715``."""
         if self.threshold is None:
             return f"{self.quantity} (dropped)"
+        if self.quantity in FLAGS:
+            return self.quantity
         return f"{self.quantity} {'>=' if self.inclusive else '>'} {self.threshold:g}"
 
 
@@ -103,9 +108,6 @@ CRITERIA = {
 """`paper-text`: Sec. 2.1 as printed. `authors-code`: as the authors' public notebook ran it, with
 the spiral threshold of Willett et al. (2013, Table 3). `free`: only the thresholds one gives."""
 
-PAPER_COUNTS = {"1": 165, "2": 10677, "3": 298, "4": 28, "5+": 31, "?": 519}
-"""Galaxies per class in the paper (Sec. 2.1); 11,718 in all."""
-
 
 def make_criteria(name: str, thresholds: Mapping[str, float | None] | None = None) -> Criteria:
     """Named criteria, with some thresholds replaced, added or dropped.
@@ -131,7 +133,7 @@ def make_criteria(name: str, thresholds: Mapping[str, float | None] | None = Non
     Examples
     --------
     >>> [str(cut) for cut in make_criteria("free", {"f_spiral": 0.5}).cuts]
-    ['f_spiral > 0.5', 'has_image >= 1']
+    ['f_spiral > 0.5', 'has_image']
     """
     if name not in CRITERIA:
         raise InputError(f"unknown criteria {name!r}: choose one of {', '.join(CRITERIA)}")
@@ -147,8 +149,9 @@ def make_criteria(name: str, thresholds: Mapping[str, float | None] | None = Non
             raise InputError(
                 f"thresholds: {quantity} is {threshold!r}; give a number, or null to drop the cut"
             )
-        flag = quantity in ("clean", "has_image")
-        base = cuts.get(quantity, Cut(quantity, None, inclusive=flag))
+        if quantity in FLAGS and threshold not in (None, 1):
+            raise InputError(f"thresholds: {quantity} is {threshold!r}; give 1, or null to drop it")
+        base = cuts.get(quantity, Cut(quantity, None, inclusive=quantity in FLAGS))
         cuts[quantity] = replace(base, threshold=threshold)
     changed = ", ".join(str(cuts[quantity]) for quantity in thresholds or {})
     return Criteria(
@@ -184,21 +187,56 @@ def select(votes: pd.DataFrame, criteria: Criteria) -> tuple[pd.DataFrame, pd.Da
     ------
     InputError
         If a cut needs a column that the survey does not have, or a value that is missing for a
-        galaxy that passed the cuts before it.
+        galaxy that passed the cuts before it; if no galaxy is left.
     """
-    _refuse_absent_columns(votes, criteria)
-    sample = _labelled(votes)
-    rows = [("all galaxies", len(sample), 0)]
-    for cut in criteria.cuts:
-        before = len(sample)
-        if cut.threshold is not None:
-            sample = sample[_passes(sample, cut)]
-        rows.append((str(cut), len(sample), before - len(sample)))
-    _refuse_missing(sample, sample[list(RHO_COLUMNS)].isna().any(axis=1), "the label")
-    voted = sample["rho_max"] > 0
-    rows.append(("any vote on the number of arms", voted.sum(), (~voted).sum()))
-    sample = sample[voted].sort_values("galaxy_id", ignore_index=True)
-    return sample, pd.DataFrame(rows, columns=["cut", "kept", "lost"])
+    sample, cuts = _apply(votes, criteria)
+    if sample.empty:
+        last = cuts["kept"].eq(0).idxmax()
+        remedy = (
+            "Get the images, or drop the cut with a threshold of null to count galaxies only."
+            if "has_image" in cuts["cut"][last]
+            else "Loosen the thresholds."
+        )
+        raise InputError(
+            f"criteria {criteria.name}: no galaxy passes {cuts['cut'][last]} "
+            f"({cuts['lost'][last]} did before it). {remedy}"
+        )
+    return sample, cuts
+
+
+def compare_criteria(votes: pd.DataFrame) -> pd.DataFrame:
+    """Class counts of both published criteria on the same galaxies, with or without images.
+
+    Parameters
+    ----------
+    votes : DataFrame
+        As for `select`.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm class and one for `all`; columns `paper-text` and `authors-code`, missing
+        (NA) where the survey lacks a column that the criteria need.
+    """
+    columns = {}
+    for name in ("paper-text", "authors-code"):
+        criteria = make_criteria(name, {"has_image": None})
+        if absent_columns(votes, criteria):
+            columns[name] = pd.Series(pd.NA, index=[*ARM_CLASSES, "all"])
+            continue
+        counts = class_counts(_apply(votes, criteria)[0]["label"])
+        columns[name] = pd.concat([counts, pd.Series({"all": counts.sum()})])
+    return pd.DataFrame(columns).astype("Int64").rename_axis("m")
+
+
+def absent_columns(votes: pd.DataFrame, criteria: Criteria) -> dict[str, list[str]]:
+    """Cuts that the survey does not allow, as text, and the columns that it lacks for them."""
+    absent = {
+        str(cut): [c for c in NEEDS.get(cut.quantity, (cut.quantity,)) if c not in votes]
+        for cut in criteria.cuts
+        if cut.threshold is not None
+    }
+    return {cut: columns for cut, columns in absent.items() if columns}
 
 
 def class_counts(labels: pd.Series, merge: str = "none") -> pd.Series:
@@ -274,7 +312,7 @@ def assign(
     InputError
         If a parameter is not valid, or a class has too few galaxies to be split.
     """
-    _check_assign(sampling, max_per_class, choose, validation_fraction)
+    check_sampling(merge, sampling, max_per_class, choose, validation_fraction)
     result = sample[["galaxy_id"]].assign(label=merge_labels(sample["label"], merge), split="rest")
     result = result.sort_values("galaxy_id", ignore_index=True)
     classes = merged_classes(merge)
@@ -294,6 +332,46 @@ def assign(
             result.loc[validation, "split"] = "validation"
         result.loc[rows, "split"] = "train"
     return result
+
+
+def check_sampling(
+    merge: str, sampling: str, max_per_class: int, choose: str, validation_fraction: float
+) -> None:
+    """Raise InputError unless `assign` can work with these parameters."""
+    merged_classes(merge)
+    if sampling not in ("down-sampled", "all"):
+        raise InputError(f"unknown sampling {sampling!r}: choose down-sampled or all")
+    if choose not in ("first", "random"):
+        raise InputError(f"unknown choose {choose!r}: choose first or random")
+    if max_per_class < 2:
+        raise InputError(f"max_per_class is {max_per_class}; it must be at least 2")
+    if not 0 < validation_fraction < 1:
+        raise InputError(
+            f"validation_fraction is {validation_fraction}; it must lie between 0 and 1"
+        )
+
+
+def _apply(votes: pd.DataFrame, criteria: Criteria) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`select`, also where no galaxy is left."""
+    absent = absent_columns(votes, criteria)
+    if absent:
+        needs = "; ".join(f"{cut} needs {', '.join(columns)}" for cut, columns in absent.items())
+        raise InputError(
+            f"criteria {criteria.name} cannot be applied, the survey lacks columns: {needs}. "
+            "Choose other criteria, or drop these cuts explicitly with a threshold of null."
+        )
+    sample = _labelled(votes)
+    rows = [("all galaxies", len(sample), 0)]
+    for cut in criteria.cuts:
+        before = len(sample)
+        if cut.threshold is not None:
+            sample = sample[_passes(sample, cut)]
+        rows.append((str(cut), len(sample), before - len(sample)))
+    _refuse_missing(sample, sample["rho_max"].isna(), "the label")
+    voted = sample["rho_max"] > 0
+    rows.append(("any vote on the number of arms", voted.sum(), (~voted).sum()))
+    sample = sample[voted].sort_values("galaxy_id", ignore_index=True)
+    return sample, pd.DataFrame(rows, columns=["cut", "kept", "lost"])
 
 
 def _labelled(votes: pd.DataFrame) -> pd.DataFrame:
@@ -327,21 +405,6 @@ def _values(sample: pd.DataFrame, quantity: str) -> pd.Series:
     return sample[quantity].astype(float)
 
 
-def _refuse_absent_columns(votes: pd.DataFrame, criteria: Criteria) -> None:
-    absent = {}
-    for cut in criteria.cuts:
-        if cut.threshold is not None:
-            for column in NEEDS.get(cut.quantity, (cut.quantity,)):
-                if column not in votes:
-                    absent.setdefault(str(cut), []).append(column)
-    if absent:
-        needs = "; ".join(f"{cut} needs {', '.join(columns)}" for cut, columns in absent.items())
-        raise InputError(
-            f"criteria {criteria.name} cannot be applied, the survey lacks columns: {needs}. "
-            "Choose other criteria, or drop these cuts explicitly with a threshold of null."
-        )
-
-
 def _refuse_missing(sample: pd.DataFrame, missing: pd.Series, what: str) -> None:
     if missing.any():
         raise InputError(
@@ -360,19 +423,4 @@ def _refuse_small_classes(labels: pd.Series, classes: tuple[str, ...], merge: st
             "too few galaxies to train and validate on: "
             + ", ".join(f"class {arm_class} has {n}" for arm_class, n in small.items())
             + f" (merge {merge!r}). Loosen the thresholds, merge classes, or set allow_empty."
-        )
-
-
-def _check_assign(
-    sampling: str, max_per_class: int, choose: str, validation_fraction: float
-) -> None:
-    if sampling not in ("down-sampled", "all"):
-        raise InputError(f"unknown sampling {sampling!r}: choose down-sampled or all")
-    if choose not in ("first", "random"):
-        raise InputError(f"unknown choose {choose!r}: choose first or random")
-    if max_per_class < 2:
-        raise InputError(f"max_per_class is {max_per_class}; it must be at least 2")
-    if not 0 < validation_fraction < 1:
-        raise InputError(
-            f"validation_fraction is {validation_fraction}; it must lie between 0 and 1"
         )

@@ -208,6 +208,21 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return table.sort_values("galaxy_id", ignore_index=True)
 
 
+def decision_tree() -> pd.DataFrame:
+    """Table 1 of the paper: one row per task with its question, answers and what comes next."""
+    rows = {
+        task[1:3]: {
+            "question": question,
+            "answers": ", ".join(answer[4:].replace("_", " ") for answer in answers),
+            "next task": ", ".join(dict.fromkeys(answers.values()))
+            if len(set(answers.values())) == 1
+            else ", ".join(answers.values()),
+        }
+        for task, (question, answers) in DECISION_TREE.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+
+
 def _read(data_dir: Path, name: str, stem: str) -> Survey:
     path = find_file(data_dir, tuple(stem + s for s in SUFFIXES), f"the GZ2 votes. {DOWNLOADS}.")
     mapping = find_file(
