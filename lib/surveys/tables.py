@@ -195,15 +195,19 @@ def _bad_value(path: Path, error: pa.ArrowInvalid) -> InputError:
 def _read_fits(path: Path, columns: list[str], as_text: list[str]) -> pd.DataFrame:
     """Columns of the first table of a FITS file, in native byte order."""
     try:
-        with fits.open(path, memmap=not path.name.endswith(".gz")) as hdus:
+        # Text stays bytes until pyarrow takes it: as numpy text it needs four times the memory.
+        memmap = not path.name.endswith(".gz")
+        with fits.open(path, memmap=memmap, character_as_bytes=True) as hdus:
             return pd.DataFrame({name: _native(hdus[1].data[name]) for name in columns})
     except (OSError, EOFError, ValueError, TypeError, IndexError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
 
-def _native(values: np.ndarray) -> np.ndarray:
+def _native(values: np.ndarray) -> np.ndarray | pd.Series:
     """A copy in the machine's byte order: FITS is big-endian, and pandas wants native arrays."""
     values = np.asarray(values)
+    if values.dtype.kind == "S":
+        return pd.Series(pa.array(values).cast(pa.string()), dtype="str")
     return values.astype(values.dtype.newbyteorder("="))
 
 
