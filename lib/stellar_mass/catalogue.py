@@ -14,13 +14,12 @@ import astropy.units as u
 import numpy as np
 import pandas as pd
 from astropy.coordinates import SkyCoord, search_around_sky
-from astropy.io import fits
 
 from lib.paths import resolve
 from lib.schema import InputError
+from lib.surveys.gz2 import MASS_FILES
+from lib.surveys.tables import column_names, exact_ids, read_columns
 
-INFO_FILE = "galSpecInfo-dr8.fits"
-EXTRA_FILE = "galSpecExtra-dr8.fits"
 MISSING = -9999.0
 """MPA-JHU's mark of a value that was not measured."""
 
@@ -28,28 +27,16 @@ UNITS = {"stellar_mass": "log10(M* / Msun)", "sfr": "log10(SFR / (Msun / yr))"}
 """Properties that a mass catalogue gives, with their units."""
 
 _INFO_COLUMNS = {
-    "SPECOBJID": "specobjid",
-    "RA": "ra",
-    "DEC": "dec",
-    "Z": "z",
-    "Z_WARNING": "z_warning",
-    "RELIABLE": "reliable",
+    "ra": "RA",
+    "dec": "DEC",
+    "z": "Z",
+    "z_warning": "Z_WARNING",
+    "reliable": "RELIABLE",
 }
-_EXTRA_COLUMNS = {"LGM_TOT_P50": "stellar_mass", "SFR_TOT_P50": "sfr"}
-_CSV_NAMES = {
-    "specobjid": "specobjid",
-    "dr7objid": "dr7objid",
-    "ra": "ra",
-    "dec": "dec",
-    "z": "z",
-    "zwarning": "z_warning",
-    "z_warning": "z_warning",
-    "reliable": "reliable",
-    "lgm_tot_p50": "stellar_mass",
-    "logmstar": "stellar_mass",
-    "sfr_tot_p50": "sfr",
-}
-_IDS = ("specobjid", "dr7objid")
+_EXTRA_COLUMNS = {"stellar_mass": "LGM_TOT_P50", "sfr": "SFR_TOT_P50"}
+_IDS = {"specobjid": "SPECOBJID", "dr7objid": "DR7OBJID"}
+_CSV_ALIASES = {"zWarning": "z_warning", "logMstar": "stellar_mass"}
+"""Names in CSV files that differ from those in the FITS files: of SDSS, of Hart et al. (2017)."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +153,10 @@ def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> lis
     folder = resolve(data_dir)
     if mass_files is not None and len(mass_files) not in (1, 2):
         raise InputError(
-            f"mass_files names {len(mass_files)} files: give one CSV file, or {INFO_FILE} and "
-            f"{EXTRA_FILE} in this order"
+            f"mass_files names {len(mass_files)} files: give one CSV file, or {MASS_FILES[0]} and "
+            f"{MASS_FILES[1]} in this order"
         )
-    given = [folder / INFO_FILE, folder / EXTRA_FILE] if mass_files is None else mass_files
+    given = [folder / name for name in MASS_FILES] if mass_files is None else mass_files
     files = [resolve(path) for path in given]
     absent = [str(path) for path in files if not path.is_file()]
     if absent:
@@ -205,97 +192,55 @@ def read_masses(files: list[Path], value: str = "stellar_mass") -> pd.DataFrame:
     """
     if len(files) == 2:
         return _read_pair(*files)
-    table = _read_csv(files[0])
-    if value not in table:
-        raise InputError(f"{files[0]}: no column holds {value}: add LGM_TOT_P50 or SFR_TOT_P50")
-    return table
+    return _read_csv(files[0], value)
 
 
 def _read_pair(info: Path, extra: Path) -> pd.DataFrame:
-    first = _read_columns(info, _INFO_COLUMNS)
-    second = _read_columns(extra, _EXTRA_COLUMNS, optional={"SPECOBJID": "specobjid"})
-    if len(first["specobjid"]) != len(second["stellar_mass"]):
+    ids = {"specobjid": _IDS["specobjid"]}
+    first = read_columns(info, ids=ids, numbers=_INFO_COLUMNS)
+    second = read_columns(extra, ids=ids, numbers=_EXTRA_COLUMNS, optional=ids)
+    if len(first) != len(second):
         raise InputError(
-            f"{info} has {len(first['specobjid'])} rows and {extra} has "
-            f"{len(second['stellar_mass'])}: they belong together line by line. "
-            "Take both from the same data release."
+            f"{info} has {len(first)} rows and {extra} has {len(second)}: they belong together "
+            "line by line. Take both from the same data release."
         )
-    ids = _integers(first["specobjid"], f"{info}: column SPECOBJID")
     if "specobjid" in second:
-        other = _integers(second.pop("specobjid"), f"{extra}: column SPECOBJID")
-        if not np.array_equal(ids, other):
-            row = int(np.flatnonzero(ids != other)[0])
+        here, there = (table["specobjid"].fillna(-1) for table in (first, second))
+        differ = (here != there).to_numpy()
+        if differ.any():
+            row = differ.argmax()
             raise InputError(
-                f"{info} and {extra} differ in SPECOBJID from row {row} on ({ids[row]}, "
-                f"{other[row]}): they belong together line by line. Do not sort or cut one alone."
+                f"{info} and {extra} differ in SPECOBJID in {differ.sum()} rows, first in row "
+                f"{row + 1} ({here[row]} and {there[row]}): they belong together line by line. "
+                "Do not sort or cut one of them alone."
             )
-    has_result = ids > 0
-    table = {name: array[has_result] for name, array in (first | second).items()}
-    return pd.DataFrame(table | {"specobjid": ids[has_result]})
+        second = second.drop(columns="specobjid")
+    return _with_result(pd.concat([first, second], axis=1))
 
 
-def _read_columns(
-    path: Path, columns: dict[str, str], optional: dict[str, str] | None = None
-) -> dict[str, np.ndarray]:
-    """Copy some columns of a FITS table; the file stays memory-mapped, so the rest is not read."""
-    # Characters stay bytes: decoded to text, 1.8 million identifiers would take four times as much.
-    with fits.open(path, memmap=True, character_as_bytes=True) as hdus:
-        if len(hdus) < 2 or not isinstance(hdus[1], fits.BinTableHDU):
-            raise InputError(f"{path}: the first extension is not a table; is the file whole?")
-        names = {name.upper(): name for name in hdus[1].columns.names}
-        absent = [c for c in columns if c not in names]
-        if absent:
-            raise InputError(
-                f"{path}: column {', '.join(absent)} is missing; the file has "
-                f"{', '.join(sorted(names)[:30])}. Use the file of SDSS DR8."
-            )
-        wanted = columns | {k: v for k, v in (optional or {}).items() if k in names}
-        result = {}
-        for column, name in wanted.items():
-            array = np.asarray(hdus[1].data.field(names[column]))
-            result[name] = array.astype(array.dtype.newbyteorder("="))
-        return result
-
-
-def _integers(values: np.ndarray, where: str) -> np.ndarray:
-    """Identifiers as int64, from integers or digits; blank becomes -1."""
-    values = np.asarray(values)
-    if values.dtype.kind == "f":
-        raise InputError(
-            f"{where} holds floats, which cannot keep 19-digit identifiers apart. "
-            "Write it as integers or text."
-        )
-    if values.dtype.kind in "iu":
-        if values.dtype.kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
-            raise InputError(f"{where} has identifiers beyond 2^63, which no galaxy of GZ2 has")
-        return values.astype(np.int64)
-    text = np.char.strip(values.astype("S"))
-    text[text == b""] = b"-1"
-    try:
-        return text.astype(np.int64)
-    except (ValueError, OverflowError) as error:
-        raise InputError(
-            f"{where} has identifiers that are not whole numbers ({error}). A spreadsheet may have "
-            "rounded them: export the file again with the identifiers as text."
-        ) from error
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    header = pd.read_csv(path, nrows=0, comment="#")
-    names = {c: _CSV_NAMES[c.lower()] for c in header.columns if c.lower() in _CSV_NAMES}
-    ids = [name for name in names.values() if name in _IDS]
+def _read_csv(path: Path, value: str) -> pd.DataFrame:
+    names = {name.lower() for name in column_names(path)}
+    ids = {new: name for new, name in _IDS.items() if name.lower() in names}
+    numbers = _INFO_COLUMNS | _EXTRA_COLUMNS
+    for name, new in _CSV_ALIASES.items():
+        if name.lower() in names and numbers[new].lower() not in names:
+            numbers[new] = name
     if not ids:
         raise InputError(
-            f"{path}: no column specObjID or dr7objid to match by; it has "
-            f"{', '.join(header.columns[:20])}. Add the identifier to the query."
+            f"{path} has no column {' or '.join(_IDS)} to match by: add it to the query"
         )
-    as_text = {c: str for c, name in names.items() if name in _IDS}
-    table = pd.read_csv(path, usecols=list(names), dtype=as_text, comment="#").rename(columns=names)
-    for name in ids:
-        table[name] = _integers(
-            table[name].fillna("").to_numpy(dtype=str), f"{path}: column {name}"
-        )
-    return table[(table[ids] > 0).all(axis=1)].reset_index(drop=True)
+    return _with_result(
+        read_columns(path, ids=ids, numbers=numbers, optional=set(numbers) - {value})
+    )
+
+
+def _with_result(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that have an identifier, as int64."""
+    for name in _IDS:
+        if name in table:
+            table = table[(table[name] > 0).fillna(False)]
+            table = table.assign(**{name: table[name].astype("int64")})
+    return table.reset_index(drop=True)
 
 
 def quality_cuts(
@@ -409,14 +354,8 @@ def match_masses(
 
 
 def _sample_ids(column: pd.Series, key: str) -> np.ndarray:
-    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_float_dtype(
-        column.dtype
-    ):
-        return column.fillna(-1).to_numpy(dtype=np.int64)
-    values = (
-        column.to_numpy() if column.dtype.kind == "f" else column.fillna("").to_numpy(dtype=str)
-    )
-    return _integers(values, f"sample: column {key}")
+    """Identifiers of galaxies as int64, -1 where there is none."""
+    return exact_ids(column, key, "the sample").fillna(-1).to_numpy(dtype=np.int64)
 
 
 def _refuse_repeats(ids: pd.Series, key: str) -> None:
