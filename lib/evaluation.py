@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 from scipy import optimize, special, stats
 from sklearn.model_selection import KFold, RepeatedStratifiedKFold
 
-from lib import schema
+from lib import paper, schema
 from lib.schema import InputError
 
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -321,33 +322,33 @@ def wilson(successes, n, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
-def cell_intervals(matrix: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+def cell_intervals(report: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
     """Intervals of precision, recall and F1 per class.
 
     Precision and recall are proportions: Wilson's interval. F1 = 2 J / (1 + J) with the
     proportion J = TP / (TP + FP + FN), so that Wilson's interval of J carries over; unlike the
     bootstrap it does not collapse when a class of ten has no error.
 
+    Parameters
+    ----------
+    report : DataFrame
+        ``tp``, ``support`` and ``predicted`` per class, from `class_report` or
+        `lib.paper.deduce_table_3`.
+
     Returns
     -------
     DataFrame
-        Index ``(label, metric)``; columns ``value``, ``low``, ``high``.
+        Index ``(label, metric)``; columns ``value``, ``low``, ``high``; NaN where undefined.
     """
-    report = class_report(matrix)
-    union = report["support"] + report["predicted"] - report["tp"]
-    bounds = {
-        "precision": wilson(report["tp"], report["predicted"], level),
-        "recall": wilson(report["tp"], report["support"], level),
-        "f1": [2 * j / (1 + j) for j in wilson(report["tp"], union, level)],
-    }
-    tables = [
-        pd.DataFrame(
-            {"value": report[metric], "low": low, "high": high, "metric": metric}
-        ).set_index("metric", append=True)
-        for metric, (low, high) in bounds.items()
-    ]
-    order = pd.MultiIndex.from_product([matrix.index, CELLS], names=["label", "metric"])
-    return pd.concat(tables).reindex(order)
+    tp, support, predicted = (report[c] for c in ("tp", "support", "predicted"))
+    trials = {"precision": predicted, "recall": support, "f1": support + predicted - tp}
+    tables = []
+    for metric, n in trials.items():
+        low, high = wilson(tp, n, level)
+        table = pd.DataFrame({"value": tp / n.where(n > 0), "low": low, "high": high})
+        tables.append(2 * table / (1 + table) if metric == "f1" else table)
+    order = pd.MultiIndex.from_product([report.index, CELLS], names=["label", "metric"])
+    return pd.concat(tables, keys=CELLS, names=["metric", "label"]).swaplevel().reindex(order)
 
 
 def resample(matrix: pd.DataFrame, n: int, seed: int) -> np.ndarray:
@@ -535,6 +536,112 @@ def paired_bootstrap(
         rows[metric] = (value_a, value_b, value_b - value_a, *bounds, (difference <= 0).mean())
     columns = ["a", "b", "difference", "low", "high", "share_not_better"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("metric")
+
+
+def comparable_pairs(runs: list[Run]) -> list[tuple[Run, Run]]:
+    """Pairs of runs with the same classes, which can be compared galaxy by galaxy."""
+    return [(a, b) for a, b in combinations(runs, 2) if a.classes == b.classes]
+
+
+def align(run_a: Run, run_b: Run) -> pd.DataFrame:
+    """Predictions of two runs for the galaxies that both report on.
+
+    Returns
+    -------
+    DataFrame
+        ``galaxy_id``, ``label``, ``predicted_a``, ``predicted_b``.
+
+    Raises
+    ------
+    InputError
+        If the classes differ, no galaxy is common, or a galaxy has two labels.
+    """
+    if run_a.classes != run_b.classes:
+        raise InputError(
+            f"{run_a.name} has the classes {list(run_a.classes)}, {run_b.name} has "
+            f"{list(run_b.classes)}: only runs with the same class merge can be paired."
+        )
+    columns = ["galaxy_id", "label", "predicted"]
+    both = run_a.part()[columns].merge(
+        run_b.part()[columns], on="galaxy_id", suffixes=("_a", "_b"), validate="one_to_one"
+    )
+    if both.empty:
+        raise InputError(f"{run_a.name} and {run_b.name} report on no common galaxy: same seed?")
+    differing = both["label_a"] != both["label_b"]
+    if differing.any():
+        raise InputError(
+            f"{differing.sum()} galaxies have another label in {run_a.name} than in {run_b.name} "
+            f"(first: {both['galaxy_id'][differing].iloc[0]}): train both on one selection."
+        )
+    both = both.rename(columns={"label_a": "label"})
+    return both[["galaxy_id", "label", "predicted_a", "predicted_b"]]
+
+
+# ---------------------------------------------------------------------------------------------
+# Beside the paper
+
+
+def paper_column(run: Run) -> str | None:
+    """Column of the paper's Table 3 that a run repeats; None for merges and for V2M on all data."""
+    sampling = {"all": "all data"}.get(run.settings.get("sampling"), "down-sampled")
+    column = f"{run.settings['role']} {sampling}"
+    unmerged = run.settings.get("merge", "none") == "none"
+    return column if unmerged and column in paper.TABLE_3_COLUMNS else None
+
+
+def compare_with_paper(run: Run, *, level: float = LEVEL, seed: int = 42) -> pd.DataFrame:
+    """A run's metrics cell by cell beside Table 3, with intervals of both.
+
+    Returns
+    -------
+    DataFrame
+        One row per class and metric, then per overall score (label "all"): ``run``, ``role``,
+        ``merge``, ``protocol``, ``split``, ``label``, ``metric``, ``n`` (galaxies of the label),
+        ``ours``, ``low``, ``high``, ``paper``, ``paper_low``, ``paper_high``, ``difference`` (ours
+        minus paper) and ``inside`` (bool or NA: the paper's number lies in our interval). The
+        paper's overall scores and intervals are those of the counts deduced from its table.
+    """
+    matrix = run.confusion()
+    report = class_report(matrix)
+    overall = score_intervals(matrix, level=level, seed=seed)
+    overall.index = pd.MultiIndex.from_product([["all"], overall.index], names=["label", "metric"])
+    table = pd.concat([cell_intervals(report, level), overall]).rename(columns={"value": "ours"})
+    printed = _paper_cells(paper_column(run), level)
+    table[printed.columns] = printed.reindex(table.index)
+    table["difference"] = table["ours"] - table["paper"]
+    inside = table["paper"].between(table["low"], table["high"]).astype("boolean")
+    table["inside"] = inside.where(table[["paper", "low"]].notna().all(axis=1))
+    table = table.reset_index()
+    sizes = {**report["support"].to_dict(), "all": int(report["support"].sum())}
+    table.insert(2, "n", table["label"].map(sizes))
+    settings = {
+        "run": run.name,
+        "role": run.settings["role"],
+        "merge": run.settings.get("merge", "none"),
+        "protocol": run.protocol,
+        "split": run.reported_split,
+    }
+    for position, (name, value) in enumerate(settings.items()):
+        table.insert(position, name, value)
+    return table
+
+
+def _paper_cells(column: str | None, level: float) -> pd.DataFrame:
+    """Printed cells of a column of Table 3 and its deduced overall scores; empty for None."""
+    names = ["paper", "paper_low", "paper_high"]
+    if column is None:
+        nothing = pd.MultiIndex.from_arrays([[], []], names=["label", "metric"])
+        return pd.DataFrame(columns=names, index=nothing, dtype=float)
+    # Where several counts agree with the print, they differ by one galaxy of thousands.
+    counts = paper.deduce_table_3(column).loc[0]
+    cells = cell_intervals(counts, level).set_axis(names, axis=1)
+    cells["paper"] = paper.TABLE_3[column].stack().reindex(cells.index)
+    overall = paper.deduced_scores(column).loc[0, list(SCORES)]
+    low, high = wilson(counts["tp"].sum(), counts["support"].sum(), level)
+    for metric, value in overall.items():
+        bounds = (low, high) if metric == "accuracy" else (np.nan, np.nan)
+        cells.loc[("all", metric), names] = (value, *map(float, bounds))
+    return cells
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,0 +1,513 @@
+"""Metrics against scikit-learn, scipy and tables worked out by hand; coverage by simulation."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from lib import evaluation as ev
+from lib import paper
+from lib.schema import ARM_CLASSES, InputError, probability_columns
+
+K = len(ARM_CLASSES)
+
+
+def simulate(n=339, seed=0, sharpness=1.5, classes=ARM_CLASSES):
+    """Labels, calibrated probabilities (labels are drawn from them) and predictions."""
+    rng = np.random.default_rng(seed)
+    logits = sharpness * rng.normal(size=(n, len(classes)))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    label = (p.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return label, p, p.argmax(axis=1)
+
+
+def names(index):
+    return np.array(ARM_CLASSES)[index]
+
+
+def write_run(folder, *, seed=0, n=339, role="B0", splits=None, epochs=0, **settings):
+    """A training run's files with simulated predictions; the model of `seed` sees fixed labels."""
+    label, p, _ = simulate(n)
+    rng = np.random.default_rng(100 + seed)
+    mixed = p ** rng.uniform(0.5, 2, size=(n, 1))
+    mixed /= mixed.sum(axis=1, keepdims=True)
+    table = pd.DataFrame(mixed, columns=probability_columns(ARM_CLASSES))
+    table.insert(0, "galaxy_id", np.arange(n) + 587_722_981_741_363_294)
+    table.insert(1, "label", names(label))
+    table.insert(2, "split", splits if splits is not None else "validation")
+    table.insert(3, "predicted", names(np.where(rng.random(n) < 0.1, 0, mixed.argmax(axis=1))))
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / "predictions.parquet")
+    model = {
+        "role": role,
+        "classes": list(ARM_CLASSES),
+        "merge": "none",
+        "protocol": "published",
+        "sampling": "down-sampled",
+        **settings,
+    }
+    (folder / "model.json").write_text(json.dumps(model))
+    pd.DataFrame({"epoch": range(epochs or 2)}).to_csv(folder / "history.csv", index=False)
+    if epochs:
+        validation = (table["split"] == "validation").sum()
+        shape = (epochs, validation, K)
+        np.save(folder / "validation_probabilities.npy", rng.random(shape).astype(np.float16))
+    return folder
+
+
+# --- confusion matrix and scores
+
+
+def test_confusion_and_report_agree_with_scikit_learn():
+    label, _, predicted = simulate()
+    matrix = ev.confusion(names(label), names(predicted), ARM_CLASSES)
+    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(label, predicted))
+    np.testing.assert_allclose(
+        ev.normalise(matrix), metrics.confusion_matrix(label, predicted, normalize="true")
+    )
+    report = ev.class_report(matrix)
+    expected = metrics.precision_recall_fscore_support(label, predicted)
+    np.testing.assert_allclose(report[[*ev.CELLS, "support"]].to_numpy().T, expected)
+    scores = ev.scores(matrix)
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(label, predicted))
+    assert scores["balanced_accuracy"] == pytest.approx(
+        metrics.balanced_accuracy_score(label, predicted)
+    )
+    assert scores["macro_f1"] == pytest.approx(metrics.f1_score(label, predicted, average="macro"))
+
+
+def test_never_predicted_and_empty_classes_by_hand():
+    matrix = ev.confusion(["1", "1", "2"], ["1", "2", "2"], ("1", "2", "3", "4"))
+    report = ev.class_report(matrix)
+    assert report["precision"].to_list()[:2] == [1.0, 0.5]
+    assert report["recall"].to_list()[:2] == [0.5, 1.0]
+    assert report.loc[["3", "4"], ["precision", "recall", "f1"]].isna().all(axis=None)
+    assert ev.scores(matrix)["balanced_accuracy"] == 0.75
+    # A class that has galaxies but is never predicted counts with F1 = 0.
+    never = ev.confusion(["1", "2"], ["1", "1"], ("1", "2"))
+    assert ev.class_report(never).loc["2", "f1"] == 0
+    assert ev.scores(never)["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    assert np.isnan(ev.class_report(never).loc["2", "precision"])
+
+
+def test_metrics_of_the_published_matrix():
+    report = ev.class_report(paper.B0_CONFUSION)
+    printed = paper.TABLE_3["B0 down-sampled"][list(ev.CELLS)]
+    np.testing.assert_array_equal(report[list(ev.CELLS)].round(3), printed)
+
+
+@pytest.mark.parametrize(
+    ("label", "predicted", "message"),
+    [
+        (["1", "6"], ["1", "1"], "'6'.*not among"),
+        (["1"], ["1", "2"], "1 labels and 2 predictions"),
+        ([], [], "at least one"),
+    ],
+)
+def test_bad_labels_are_refused(label, predicted, message):
+    with pytest.raises(InputError, match=message):
+        ev.confusion(label, predicted, ARM_CLASSES)
+
+
+def test_at_frequencies_by_hand():
+    matrix = ev.confusion(["1"] * 10 + ["2"] * 10, ["1"] * 9 + ["2"] * 10 + ["1"], ("1", "2"))
+    sky = ev.at_frequencies(matrix, {"1": 10, "2": 1000})
+    # 90 % of 10 are true positives, 10 % of 1,000 are false ones.
+    assert ev.class_report(sky).loc["1", "precision"] == pytest.approx(9 / (9 + 100))
+    with pytest.raises(InputError, match="no galaxies with label 2"):
+        ev.at_frequencies(ev.confusion(["1"], ["2"], ("1", "2")), {"1": 1, "2": 1})
+
+
+# --- intervals
+
+
+def test_wilson_agrees_with_scipy():
+    for successes, n in [(0, 9), (2, 9), (9, 9), (291, 339)]:
+        low, high = ev.wilson(successes, n, 0.9)
+        expected = stats.binomtest(successes, n).proportion_ci(0.9, method="wilson")
+        np.testing.assert_allclose([low, high], [expected.low, expected.high], atol=1e-12)
+    assert np.isnan(ev.wilson(0, 0)).all()
+    with pytest.raises(InputError, match="0 <= successes <= n"):
+        ev.wilson(5, 4)
+
+
+def test_cell_intervals_hold_their_values():
+    table = ev.cell_intervals(ev.class_report(paper.B0_CONFUSION))
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    low, high = ev.wilson(77, 90)
+    assert tuple(table.loc[("2", "recall"), ["low", "high"]]) == (low, high)
+    f1 = table.xs("f1", level="metric")["value"]
+    np.testing.assert_allclose(f1, ev.class_report(paper.B0_CONFUSION)["f1"])
+
+
+def test_resampling_keeps_labels_and_means():
+    drawn = ev.resample(paper.B0_CONFUSION, 4000, seed=1)
+    assert (drawn.sum(axis=2) == paper.B0_CONFUSION.sum(axis=1).to_numpy()).all()
+    np.testing.assert_allclose(drawn.mean(axis=0), paper.B0_CONFUSION, atol=0.3)
+    np.testing.assert_array_equal(drawn, ev.resample(paper.B0_CONFUSION, 4000, seed=1))
+
+
+def test_bootstrap_agrees_with_scipy_galaxy_by_galaxy():
+    """scipy resamples galaxies within their label; ours draws matrix rows. Same distribution."""
+    groups = [
+        np.repeat(np.arange(K), row) for row in paper.B0_CONFUSION.to_numpy()
+    ]  # predictions by label
+
+    def balanced_accuracy(*samples, axis):
+        return np.mean([(s == k).mean(axis=axis) for k, s in enumerate(samples)], axis=0)
+
+    theirs = stats.bootstrap(
+        groups, balanced_accuracy, n_resamples=5000, method="percentile", vectorized=True, rng=2
+    ).confidence_interval
+    ours = ev.bootstrap(paper.B0_CONFUSION, seed=3).loc[("all", "balanced_accuracy")]
+    np.testing.assert_allclose(ours[["low", "high"]], theirs, atol=0.006)
+
+
+def _coverage(share, sizes, metric, interval, repeats, seed):
+    """Share of simulated validation sets whose interval holds the true value of a metric."""
+    share, sizes = np.asarray(share), np.asarray(sizes)
+    truth = ev.scores(pd.DataFrame(share * sizes[:, None]))[metric]
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for i in range(repeats):
+        drawn = np.stack([rng.multinomial(n, row) for n, row in zip(sizes, share)])
+        low, high = interval(pd.DataFrame(drawn), i)
+        hits += low <= truth <= high
+    return hits / repeats
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])
+def test_bootstrap_covers_the_truth(metric):
+    share = [[0.8, 0.1, 0.1], [0.15, 0.7, 0.15], [0.1, 0.2, 0.7]]
+
+    def interval(matrix, i):
+        table = ev.bootstrap(matrix, n=400, level=0.9, seed=i)
+        return table.loc[("all", metric), ["low", "high"]]
+
+    covered = _coverage(share, [60, 60, 60], metric, interval, 300, seed=5)
+    # Binomial error of 300 repeats at 0.9 is 0.017.
+    assert 0.84 <= covered <= 0.95
+
+
+def test_wilson_covers_the_truth():
+    rng = np.random.default_rng(6)
+    for p, n in [(0.9, 50), (0.5, 90), (0.22, 9)]:
+        low, high = ev.wilson(rng.binomial(n, p, 4000), n)
+        assert 0.92 <= ((low <= p) & (p <= high)).mean() <= 0.985
+
+
+# --- two models
+
+
+def test_mcnemar_is_scipys_binomial_test():
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        a, b = rng.random((2, 60)) < [[0.8], [0.7]]
+        result = ev.mcnemar(a, b)
+        discordant = result.only_a + result.only_b
+        assert discordant == (a != b).sum()
+        expected = stats.binomtest(result.only_a, discordant).pvalue
+        assert result.p_value == pytest.approx(expected)
+    assert ev.mcnemar(a, a).p_value == 1
+    with pytest.raises(InputError, match="same ones"):
+        ev.mcnemar(a, b[1:])
+
+
+def test_mcnemar_bounds_against_every_possible_pairing():
+    """With 8 galaxies all 2 x 2 tables with the margins can be listed."""
+    n, right_a, right_b = 8, 5, 6
+    p_values = [
+        stats.binomtest(only_a, only_a + only_b).pvalue
+        for only_a in range(n + 1)
+        for only_b in range(n + 1 - only_a)
+        if only_b - only_a == right_b - right_a
+        and 0 <= right_a - only_a
+        and 0 <= n - right_a - only_b
+        and only_a + only_b > 0
+    ]
+    smallest, largest = ev.mcnemar_bounds(right_a, right_b, n)
+    assert smallest.p_value == pytest.approx(min(p_values))
+    assert largest.p_value == pytest.approx(max(p_values))
+
+
+def test_mcnemar_bounds_of_the_published_counts():
+    b0 = paper.deduce_table_3("B0 down-sampled").loc[0]
+    v2m = paper.deduce_table_3("V2M down-sampled").loc[0]
+    smallest, largest = ev.mcnemar_bounds(291, 298, 339)
+    assert (smallest.only_a, smallest.only_b, largest.only_a) == (0, 7, 41)
+    assert smallest.p_value == pytest.approx(stats.binomtest(0, 7).pvalue)
+    narrowed, _ = ev.mcnemar_bounds(b0["tp"], v2m["tp"], b0["support"])
+    # By class B0 is ahead by 1 and 2 galaxies, V2M by 4, 5 and 1: at least 3 against 10.
+    assert (narrowed.only_a, narrowed.only_b) == (3, 10)
+    assert 0.05 < narrowed.p_value == pytest.approx(stats.binomtest(3, 13).pvalue)
+    with pytest.raises(InputError, match="above the galaxies"):
+        ev.mcnemar_bounds([10], [3], [9])
+
+
+def test_paired_bootstrap_against_resampled_galaxies():
+    label, p, a = simulate(400)
+    rng = np.random.default_rng(8)
+    b = np.where(rng.random(400) < 0.3, label, a)
+    table = ev.paired_bootstrap(names(label), names(a), names(b), ARM_CLASSES, seed=9)
+    for metric, score in [
+        ("accuracy", metrics.accuracy_score),
+        ("balanced_accuracy", metrics.balanced_accuracy_score),
+    ]:
+        row = table.loc[metric]
+        assert row["a"] == pytest.approx(score(label, a))
+        assert row["b"] == pytest.approx(score(label, b))
+        assert row["low"] < row["difference"] < row["high"]
+    macro = metrics.f1_score(label, b, average="macro") - metrics.f1_score(
+        label, a, average="macro"
+    )
+    assert table.loc["macro_f1", "difference"] == pytest.approx(macro)
+    groups = [np.flatnonzero(label == k) for k in range(K)]
+    difference = []
+    for _ in range(1000):
+        index = np.concatenate([rng.choice(g, len(g)) for g in groups])
+        difference.append((b == label)[index].mean() - (a == label)[index].mean())
+    np.testing.assert_allclose(
+        table.loc["accuracy", ["low", "high"]].astype(float),
+        np.percentile(difference, [2.5, 97.5]),
+        atol=0.008,
+    )
+
+
+def test_equal_models_do_not_differ():
+    label, _, a = simulate()
+    table = ev.paired_bootstrap(names(label), names(a), names(a), ARM_CLASSES, n=200)
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (table["share_not_better"] == 1).all()
+
+
+# --- calibration
+
+
+def test_calibration_against_scikit_learn_and_by_hand():
+    label, p, _ = simulate(2000)
+    found = ev.calibration(p, label)
+    assert found["nll"] == pytest.approx(metrics.log_loss(label, p))
+    one_by_one = [metrics.brier_score_loss(label == k, p[:, k]) for k in range(K)]
+    assert found["brier"] == pytest.approx(sum(one_by_one))
+    # Two bins by hand: confidence .6 with accuracy 1/2, confidence .9 with accuracy 1.
+    p = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
+    found = ev.calibration(p, np.array([0, 1, 1, 1]))
+    assert found["ece"] == pytest.approx((2 * 0.1 + 2 * 0.1) / 4)
+
+
+def test_calibrated_probabilities_look_calibrated():
+    label, p, _ = simulate(20_000)
+    table = ev.reliability(p, label)
+    assert table["n"].sum() == 20_000
+    assert ev.calibration(p, label)["ece"] < 0.015
+    outside = (table["confidence"] < table["low"]) | (table["confidence"] > table["high"])
+    assert outside.sum() <= 2
+
+
+@pytest.mark.parametrize("truth", [0.5, 1.0, 2.5])
+def test_temperature_is_recovered(truth):
+    label, p, _ = simulate(6000)
+    distorted = ev.apply_temperature(p, 1 / truth)
+    assert ev.fit_temperature(distorted, label) == pytest.approx(truth, rel=0.06)
+    np.testing.assert_allclose(ev.apply_temperature(distorted, truth), p, atol=1e-9)
+    np.testing.assert_array_equal(distorted.argmax(axis=1), p.argmax(axis=1))
+
+
+def test_cross_fitted_temperature_improves_an_overconfident_model():
+    label, p, _ = simulate(1500)
+    sure = ev.apply_temperature(p, 1 / 3)
+    scaled, temperatures = ev.cross_fitted_temperature(sure, label)
+    assert len(temperatures) == 5
+    np.testing.assert_allclose(temperatures, 3, rtol=0.2)
+    np.testing.assert_allclose(scaled.sum(axis=1), 1)
+    before, after = ev.calibration(sure, label), ev.calibration(scaled, label)
+    assert all(after[m] < before[m] for m in before)
+
+
+def test_probability_zero_is_no_infinity():
+    p = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert np.isfinite(ev.calibration(p, np.array([1, 1]))["nll"])
+    with pytest.raises(InputError, match="one row per galaxy"):
+        ev.calibration(p, np.array([1]))
+    with pytest.raises(InputError, match="beyond the classes"):
+        ev.calibration(p, np.array([1, 2]))
+    with pytest.raises(InputError, match="too few"):
+        ev.cross_fitted_temperature(p, np.array([1, 1]))
+
+
+# --- the sound protocol
+
+
+def assignment(sizes=(50, 90, 10)):
+    label = np.repeat(ARM_CLASSES[: len(sizes)], sizes)
+    split = np.where(np.arange(len(label)) % 10 < 5, "validation", "train")
+    return pd.DataFrame({"galaxy_id": np.arange(len(label)), "label": label, "split": split})
+
+
+def test_sound_split_leaves_training_alone():
+    before = assignment()
+    after = ev.sound_split(before, 0.5, seed=1)
+    assert (after.loc[before["split"] == "train", "split"] == "train").all()
+    sizes = after.groupby(["label", "split"]).size().unstack()
+    assert (sizes["test"] == (sizes["test"] + sizes["validation"]) // 2).all()
+    pd.testing.assert_frame_equal(after, ev.sound_split(before, 0.5, seed=1))
+    assert (before["split"] != "test").all()
+    with pytest.raises(InputError, match="class 3 has 2 validation galaxies"):
+        ev.sound_split(assignment((50, 90, 2)), 0.3)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        ev.sound_split(before, 1.0)
+
+
+def test_repeated_folds_test_each_galaxy_once_per_repeat():
+    label = np.repeat(["1", "2"], [20, 33])
+    pairs = ev.repeated_folds(label, folds=5, repeats=3)
+    assert len(pairs) == 15
+    tested = np.bincount(np.concatenate([test for _, test in pairs]), minlength=len(label))
+    assert (tested == 3).all()
+    with pytest.raises(InputError, match="class 1 has 4 galaxies"):
+        ev.repeated_folds(["1"] * 4 + ["2"] * 9, folds=5)
+
+
+def test_cross_validation_summary_by_hand():
+    values = [0.80, 0.84, 0.78, 0.82, 0.86]
+    summary = ev.cross_validation_summary(values, test_share=0.25)
+    assert summary["mean"] == pytest.approx(0.82)
+    assert summary["sd"] ** 2 == pytest.approx(0.001)
+    assert summary["se"] ** 2 == pytest.approx((0.2 + 0.25) * 0.001)
+    t = stats.t.ppf(0.975, 4)
+    assert summary["high"] - summary["mean"] == pytest.approx(t * summary["se"])
+    with pytest.raises(InputError, match="at least two folds"):
+        ev.cross_validation_summary([0.8], 0.25)
+
+
+def test_seed_spread_by_hand():
+    spread = ev.seed_spread([0.9, 0.92, 0.94])
+    assert spread["mean"] == pytest.approx(0.92) and spread["sd"] == pytest.approx(0.02)
+    assert spread["cv"] == pytest.approx(0.02 / 0.92)
+    expected = stats.t.interval(0.95, 2, loc=0.92, scale=0.02 / np.sqrt(3))
+    np.testing.assert_allclose([spread["low"], spread["high"]], expected)
+    assert np.isnan(ev.seed_spread([0.9])["sd"])
+
+
+def test_choosing_among_equal_epochs_is_seen_as_optimism():
+    """Epochs that differ by luck alone: the best looks better than it is, by a known amount."""
+    rng = np.random.default_rng(10)
+    epochs, n, accuracy = 30, 400, 0.7
+    label = rng.integers(0, 3, n)
+    right = rng.random((epochs, n)) < accuracy
+    predicted = np.where(right, label, (label + 1) % 3)
+    table = ev.epoch_optimism(np.eye(3)[predicted], label, repeats=100)
+    row = table.loc["accuracy"]
+    assert row["published"] == right.mean(axis=1).max()
+    assert row["sound"] == pytest.approx(accuracy, abs=0.03)
+    # The largest of 30 normal means lies about two standard errors above their mean.
+    assert row["published"] - accuracy == pytest.approx(2.04 * np.sqrt(0.21 / n), abs=0.025)
+    assert row["optimism"] == pytest.approx(row["published"] - row["sound"])
+    assert row["low"] <= row["optimism"] <= row["high"]
+
+
+def test_no_optimism_with_one_epoch():
+    label, p, _ = simulate(200)
+    table = ev.epoch_optimism(p[None], label, repeats=5)
+    np.testing.assert_allclose(table["optimism"], 0, atol=1e-12)
+    assert table.loc["macro_f1", "sound"] == pytest.approx(
+        metrics.f1_score(label, p.argmax(axis=1), average="macro")
+    )
+
+
+# --- runs
+
+
+def test_run_is_read_and_compared(tmp_path):
+    run = ev.read_run(write_run(tmp_path / "03_train_b0", epochs=4))
+    assert run.reported_split == "validation" and run.epoch_probabilities.shape == (4, 339, K)
+    table = ev.compare_with_paper(run)
+    assert len(table) == 3 * K + 3
+    cell = table.set_index(["label", "metric"]).loc[("2", "recall")]
+    assert cell["paper"] == 0.856
+    assert cell["difference"] == pytest.approx(cell["ours"] - 0.856)
+    assert cell["inside"] == (cell["low"] <= 0.856 <= cell["high"])
+    overall = table[table["label"] == "all"].set_index("metric")
+    assert overall.loc["accuracy", "paper"] == pytest.approx(291 / 339)
+    assert (overall["n"] == 339).all()
+
+
+def test_test_part_is_reported_where_there_is_one(tmp_path):
+    splits = np.where(np.arange(339) < 100, "test", "validation")
+    run = ev.read_run(write_run(tmp_path / "run", splits=splits, protocol="sound"))
+    assert run.reported_split == "test" and run.confusion().to_numpy().sum() == 100
+
+
+def test_merged_run_has_no_published_cells(tmp_path):
+    run = ev.read_run(write_run(tmp_path / "run", merge="4+5+"))
+    table = ev.compare_with_paper(run)
+    assert table["paper"].isna().all() and table["inside"].isna().all()
+
+
+def test_all_data_run_is_compared_with_its_own_column(tmp_path):
+    run = ev.read_run(write_run(tmp_path / "run", sampling="all"))
+    assert ev.paper_column(run) == "B0 all data"
+    v2m = ev.read_run(write_run(tmp_path / "run2", sampling="all", role="V2M"))
+    assert ev.paper_column(v2m) is None
+
+
+def test_runs_are_paired_by_galaxy(tmp_path):
+    a = ev.read_run(write_run(tmp_path / "a"))
+    b = ev.read_run(write_run(tmp_path / "b", seed=1))
+    merged = ev.Run("c", {**b.settings, "classes": ["1", "2"]}, b.predictions, b.history, None)
+    assert ev.comparable_pairs([a, b, merged]) == [(a, b)]
+    shuffled = ev.Run(
+        "b", b.settings, b.predictions.sample(frac=1, random_state=0), b.history, None
+    )
+    table = ev.align(a, shuffled).sort_values("galaxy_id")
+    np.testing.assert_array_equal(table["predicted_b"], b.predictions["predicted"])
+    with pytest.raises(InputError, match="same class merge"):
+        ev.align(a, merged)
+    relabelled = b.predictions.assign(label="1")
+    with pytest.raises(InputError, match="another label"):
+        ev.align(a, ev.Run("b", b.settings, relabelled, b.history, None))
+
+
+def test_unseen_galaxies_have_their_own_recall(tmp_path):
+    splits = np.where(np.arange(339) < 150, "rest", "validation")
+    run = ev.read_run(write_run(tmp_path / "run", splits=splits))
+    table = ev.unseen_recall(run)
+    part = run.part("rest")
+    expected = metrics.recall_score(
+        part["label"], part["predicted"], labels=list(table.index), average=None
+    )
+    np.testing.assert_allclose(table["rest"], expected)
+    assert table["n_rest"].sum() == 150
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="p_5plus"), "p_5plus is missing"),
+        (lambda t: t.assign(galaxy_id=1), "duplicates"),
+        (lambda t: t.assign(label="3+4"), r"column label holds \['3\+4'\]"),
+        (lambda t: t.assign(p_2=np.nan), "do not add up to 1"),
+    ],
+)
+def test_bad_predictions_are_refused(tmp_path, change, message):
+    folder = write_run(tmp_path / "run")
+    table = pd.read_parquet(folder / "predictions.parquet")
+    change(table).to_parquet(folder / "predictions.parquet")
+    with pytest.raises(InputError, match=message):
+        ev.read_run(folder)
+
+
+def test_incomplete_runs_are_refused(tmp_path):
+    folder = write_run(tmp_path / "run", epochs=3)
+    np.save(folder / "validation_probabilities.npy", np.zeros((2, 339, K)))
+    with pytest.raises(InputError, match=r"shape \(2, 339, 6\)"):
+        ev.read_run(folder)
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(InputError, match="role, classes, protocol"):
+        ev.read_run(folder)
+    (folder / "history.csv").unlink()
+    with pytest.raises(InputError, match="history.csv is missing"):
+        ev.read_run(folder)
