@@ -19,7 +19,7 @@ def examples(
     sample: pd.DataFrame,
     data_dir: Path,
     *,
-    per_class: int = 6,
+    per_class: int = 8,
     crop: int = 224,
     size: int = 424,
     seed: int = 42,
