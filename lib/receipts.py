@@ -152,7 +152,9 @@ def read(folder: str | Path) -> dict[str, object]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the step has not ended. Run it again.") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is damaged ({error}): remove it and run the step again.") from None
+        raise InputError(
+            f"{path} is damaged ({error}): remove it and run the step again."
+        ) from None
 
 
 def verify(folder: str | Path) -> list[str]:
