@@ -321,7 +321,7 @@ def match_masses(
     -------
     matched : DataFrame
         `sample` with ``value`` (NaN where there is none), ``matched_by`` and, where the catalogue
-        has it, ``z``; sorted as `sample`.
+        has it, ``redshift`` of galaxies that had none; sorted as `sample`.
     report : DataFrame
         ``check``, ``galaxies``.
     """
@@ -346,11 +346,17 @@ def match_masses(
     counts["in the catalogue, but cut"] = int((known & ~by_id).sum())
     counts["with a value"] = int((row >= 0).sum())
     matched["matched_by"] = np.select([by_id, row >= 0], ["identifier", "sky"], default="")
-    for column in ("value", "z"):
-        if column in good:
-            values = np.append(good[column].to_numpy(dtype=float), np.nan)
-            matched[column] = values[row]
+    matched["value"] = _taken(good["value"], row)
+    if "z" in good:
+        # The survey's own redshift comes first; the spectrum's where the survey has none.
+        known_z = matched.get("redshift", pd.Series(np.nan, index=matched.index))
+        matched["redshift"] = known_z.fillna(pd.Series(_taken(good["z"], row)))
     return matched, _counts("check", "galaxies", counts)
+
+
+def _taken(column: pd.Series, row: np.ndarray) -> np.ndarray:
+    """Values of the given rows as float, NaN for row -1."""
+    return np.append(column.to_numpy(dtype=float), np.nan)[row]
 
 
 def _sample_ids(column: pd.Series, key: str) -> np.ndarray:

@@ -24,8 +24,49 @@ TESTS = ("welch", "ks", "ad", "mw")
 
 
 def merge_labels(labels: pd.Series) -> np.ndarray:
-    """Arm classes with m = 4 and 5+ merged, as an array of str."""
-    return labels.astype(str).replace(MERGES[MERGE]).to_numpy(dtype=str)
+    """Arm classes with m = 4 and 5+ merged, as an array of str.
+
+    Raises
+    ------
+    InputError
+        If a label is none of the arm classes, for example of another merge.
+    """
+    merged = labels.astype(str).replace(MERGES[MERGE])
+    unknown = sorted(set(merged) - set(CLASSES))
+    if unknown:
+        raise InputError(
+            f"arm classes {', '.join(unknown)} cannot be compared: Sec. 6 needs predictions of "
+            "the merge none or 4+5+; train with one of these"
+        )
+    return merged.to_numpy(dtype=str)
+
+
+def classified(
+    values: pd.DataFrame, predictions: dict[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """The same galaxies by label and by each model.
+
+    Parameters
+    ----------
+    values : DataFrame
+        ``galaxy_id``, ``value``, ``label``.
+    predictions : dict
+        Role of a model -> ``galaxy_id``, ``predicted`` and the class probabilities.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        "label" and the roles -> the rows of `values` that are classified, with ``arm_class``
+        (merged) and, for a model, its columns. Empty when there are no values.
+    """
+    if values.empty:
+        return {}
+    groups = {"label": values.assign(arm_class=merge_labels(values["label"]))}
+    for role, table in predictions.items():
+        columns = ["galaxy_id", "predicted", *(c for c in table if c.startswith("p_"))]
+        joined = values.merge(table[columns], on="galaxy_id", validate="one_to_one")
+        groups[role] = joined.assign(arm_class=merge_labels(joined["predicted"]))
+    return groups
 
 
 def merge_probabilities(table: pd.DataFrame, prefix: str) -> np.ndarray:
@@ -320,6 +361,12 @@ def matched_tests(
     return _with_holm(rows)
 
 
+def covariates(table: pd.DataFrame, match_on: list[str], prop: str) -> pd.DataFrame:
+    """Columns to match in: those of `match_on` that the survey has, without the property itself."""
+    usable = [c for c in match_on if c != prop and c in table and table[c].notna().any()]
+    return table[usable].astype(float)
+
+
 def _contrast(a: pd.Series, b: pd.Series, spread: float) -> float:
     return float((a.mean() - b.mean()) / spread) if spread > 0 else np.nan
 
@@ -533,6 +580,63 @@ def _dilution(values: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
     expected, _ = _shifts(means[j], k, n)
     observed, _ = _shifts(values, k, n)
     return np.stack([reference, expected, observed, observed - expected])
+
+
+def truth_test(
+    groups: dict[str, pd.DataFrame],
+    true_class: pd.Series,
+    built_in: dict[str, float],
+    n_resamples: int = 1000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Built-in shifts of a simulated survey, and what labels and predictions leave of them.
+
+    Parameters
+    ----------
+    groups : dict
+        As `classified` gives them.
+    true_class : Series
+        True arm class by ``galaxy_id``; galaxies without arms are left out.
+    built_in : dict
+        Shift of the property that the simulation gave to each true class; 0 where not named.
+
+    Returns
+    -------
+    DataFrame
+        `predicted_dilution` of every source, and of the truth itself, with ``source`` and
+        ``built_in_shift``: the shift of the class against the rest from `built_in` alone, given
+        the true classes of the galaxies in it; ``recovered``, whether the interval of the
+        observed shift holds it.
+    """
+    tables = []
+    truth = groups["label"].assign(arm_class=_merged_truth(groups["label"], true_class))
+    for source, table in ({"truth": truth} | groups).items():
+        reference = _merged_truth(table, true_class)
+        known = np.isin(reference, CLASSES) & np.isin(table["arm_class"], CLASSES)
+        table, reference = table[known], reference[known]
+        labels = table["arm_class"].to_numpy(dtype=str)
+        result = predicted_dilution(
+            table["value"].to_numpy(), reference, labels, n_resamples, seed=seed
+        )
+        raw = table["galaxy_id"].map(true_class).map(built_in).fillna(0.0).to_numpy(dtype=float)
+        result["built_in_shift"] = class_shifts(raw, labels)
+        result["recovered"] = result["built_in_shift"].between(
+            result["observed_shift_low"], result["observed_shift_high"]
+        )
+        result.insert(0, "source", source)
+        tables.append(result)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _merged_truth(table: pd.DataFrame, true_class: pd.Series) -> np.ndarray:
+    known = table["galaxy_id"].map(true_class).fillna("none").astype(str)
+    return known.replace(MERGES[MERGE]).to_numpy(dtype=str)
+
+
+def class_shifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean of each class of `CLASSES` minus mean of the rest; NaN for an empty class."""
+    codes = pd.Categorical(labels, categories=CLASSES).codes.astype(int)
+    return _shifts(values[codes >= 0], codes[codes >= 0], len(CLASSES))[0]
 
 
 def check_printed_rows(p_values: pd.DataFrame) -> pd.DataFrame:
