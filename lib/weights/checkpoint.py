@@ -1,0 +1,141 @@
+"""TensorFlow checkpoints of Zoobot 0.0.x and 1.0.x, read without legacy Keras.
+
+Such a checkpoint (``<path>.index`` and ``<path>.data-...``) stores, beside the tensors, the graph
+of the objects they belonged to, with the name of each variable, e.g. ``stem_conv/kernel``. How the
+models were nested differs between the releases; the names do not, so the names are used.
+
+References
+----------
+Walmsley et al. (2022), MNRAS 509, 3966 (GZ DECaLS); Walmsley et al. (2023), JOSS 8, 5312.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from lib.schema import InputError
+from lib.weights.tensors import assign, checked_sha256, named_variables
+
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+_RENAMED = {"depthwise_kernel": "kernel"}
+"""Variables that Keras 3 calls otherwise."""
+
+
+def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict:
+    """Load the encoder of a Zoobot checkpoint.
+
+    The head, the optimizer's slots, random generators' states and step counters are not read.
+
+    Parameters
+    ----------
+    backbone : keras.Model
+        EfficientNetB0; changed in place.
+    path : str
+        Checkpoint without its ending ``.index``, or the folder that holds it.
+    sha256 : str, optional
+        Hash that the data file must have.
+
+    Returns
+    -------
+    dict
+        See `lib.weights.initialise`; ``sha256`` is that of the data file.
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint, it is truncated or damaged, or it does not fit: the message
+        begins with the first tensor that does not.
+    """
+    prefix = _prefix(Path(path))
+    data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
+    if len(data) != 1:
+        raise InputError(
+            f"checkpoint {prefix} needs one data file {prefix.name}.data-00000-of-00001 beside "
+            f"{prefix.name}.index; found {len(data)}."
+        )
+    digest = checked_sha256(data[0], sha256, "Fetch it again, or correct the hash.")
+    tensors = read_encoder(prefix, set(named_variables(backbone)))
+    stem = assign(backbone, tensors, f"checkpoint {prefix}")
+    return {"file": data[0].name, "sha256": digest, "stem": stem}
+
+
+def read_encoder(prefix: Path, wanted: set[str]) -> dict[str, np.ndarray]:
+    """Tensors of the encoder in a checkpoint.
+
+    Parameters
+    ----------
+    prefix : Path
+        Checkpoint without its ending ``.index``.
+    wanted : set of str
+        Names of the network's tensors, see `lib.weights.tensors.named_variables`.
+
+    Returns
+    -------
+    dict of str to array
+        By ``<layer>/<variable>``: those of `wanted`, and those of other layers of an
+        EfficientNet, for the check of names to report.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint or one of its tensors cannot be read.
+    """
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        keys = _keys(reader.get_tensor(_GRAPH))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"checkpoint {prefix} cannot be read: {_first_line(error)}. Fetch it again; it must "
+            "be one that Keras' save_weights wrote, with its object graph."
+        ) from error
+    tensors = {}
+    for name, key in keys.items():
+        if name not in wanted and not re.match(r"(stem|block\d+[a-z]|top)_", name):
+            continue
+        try:
+            tensors[name] = reader.get_tensor(key)
+        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"checkpoint {prefix}: tensor {name} cannot be read, the file is truncated or "
+                f"damaged ({_first_line(error)}). Fetch it again."
+            ) from error
+    return tensors
+
+
+def _keys(serialised_graph: bytes) -> dict[str, str]:
+    """Key in the checkpoint of every model variable, by ``<layer>/<variable>``."""
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(serialised_graph)
+    keys = {}
+    for attribute in (a for node in graph.nodes for a in node.attributes):
+        path = attribute.checkpoint_key
+        if path.startswith("optimizer/") or "/.OPTIMIZER_SLOT/" in path:
+            continue
+        *_, layer, variable = ["", "", *attribute.full_name.split("/")]
+        keys[f"{layer}/{_RENAMED.get(variable, variable)}"] = path
+    return keys
+
+
+def _prefix(path: Path) -> Path:
+    """Path of a checkpoint without ``.index``; in a folder it is looked for."""
+    indices = [path.with_name(path.name.removesuffix(".index") + ".index")]
+    if path.is_dir():
+        indices = sorted(path.glob("*.index"))
+    if len(indices) != 1 or not indices[0].is_file():
+        raise InputError(
+            f"no checkpoint at {path}: give the path of its files without the ending .index "
+            f"({len(indices) if path.is_dir() else 0} found)."
+        )
+    return indices[0].with_suffix("")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
