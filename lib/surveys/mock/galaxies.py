@@ -130,17 +130,20 @@ def _draw_sky(rng: np.random.Generator, table: pd.DataFrame) -> None:
     kept: list[np.ndarray] = []
     while sum(map(len, kept)) < n:
         z = np.clip(0.072 * np.exp(0.5 * rng.standard_normal(4 * n)), 0.01, 0.25)
-        kpc = 14.5 * (z / 0.07) ** 0.35 * np.exp(0.28 * rng.standard_normal(4 * n))
+        kpc = 11.5 * (z / 0.07) ** 0.35 * np.exp(0.28 * rng.standard_normal(4 * n))
         # Angular-diameter distance of a flat universe to second order in z; H0 = 70 km/s/Mpc.
         kpc_per_arcsec = 4283.0 * z / (1 + 1.23 * z) * 4.848e-3
         arcsec = kpc / kpc_per_arcsec
-        surface_brightness = 22.75 + 0.45 * rng.standard_normal(4 * n)
+        surface_brightness = 21.95 + 0.5 * rng.standard_normal(4 * n)
         magnitude = surface_brightness - 2.5 * np.log10(np.pi * arcsec**2)
         passes = (magnitude < MAGNITUDE_LIMIT) & (arcsec > SIZE_LIMIT) & (arcsec < 45)
         kept.append(np.stack([z, arcsec, magnitude], axis=1)[passes])
     table[["redshift", "r90_arcsec", "mag_r"]] = np.concatenate(kept)[:n]
     table["psf_fwhm_arcsec"] = np.clip(1.25 + 0.13 * rng.standard_normal(n), 0.9, 1.8)
-    # Relative to SDSS's typical sky noise; sky brightness and transparency vary from night to night.
+    # Galaxies without star formation are more compact in light.
+    smooth = table["kind"] == "smooth"
+    table.loc[smooth, "mag_r"] -= rng.uniform(0.1, 0.5, smooth.sum())
+    # Relative to the typical noise: sky brightness and transparency vary from night to night.
     table["sky_noise"] = np.exp(0.22 * rng.standard_normal(n))
 
 
@@ -148,22 +151,22 @@ def _draw_disc(rng: np.random.Generator, table: pd.DataFrame) -> None:
     """Disc, bulge and bar, or the Sersic profile of a smooth galaxy."""
     n = len(table)
     spiral, smooth, edge = (table["kind"] == k for k in ("spiral", "smooth", "edge-on"))
-    # Random orientations, so cos i is uniform; discs beyond 60 deg are the edge-on ones.
-    table["inclination"] = np.degrees(np.arccos(rng.uniform(0.5, 1.0, n)))
+    # Random orientations, so cos i is uniform; discs beyond 62 deg are the edge-on ones.
+    table["inclination"] = np.degrees(np.arccos(rng.uniform(0.47, 1.0, n)))
     table.loc[edge, "inclination"] = 90.0
     table.loc[smooth, "inclination"] = 0.0
     table["position_angle"] = rng.uniform(0, 180, n)
     table["scale_length"] = 1 / rng.uniform(1.6, 2.3, n)
-    table["truncation"] = rng.uniform(1.05, 1.7, n)
+    table["truncation"] = rng.uniform(1.2, 2.1, n)
     bulge = np.clip(0.09 * np.exp(0.75 * rng.standard_normal(n)), 0.005, 0.5)
     bulge_disc = np.clip(0.3 * np.exp(0.4 * rng.standard_normal(n)), 0.1, 0.7)
     table["bulge_fraction"] = np.where(spiral | edge, bulge, bulge_disc)
     table.loc[smooth, "bulge_fraction"] = 1.0
     radius = 0.1 * (table["bulge_fraction"] / 0.1) ** 0.3 * np.exp(0.25 * rng.standard_normal(n))
-    table["bulge_radius"] = np.where(smooth, rng.uniform(0.3, 0.42, n), radius.clip(0.04, 0.3))
+    table["bulge_radius"] = np.where(smooth, rng.uniform(0.38, 0.5, n), radius.clip(0.04, 0.3))
     table["bulge_sersic"] = np.where(smooth, rng.uniform(1.3, 4.5, n), rng.uniform(0.9, 2.6, n))
     table["axis_ratio"] = np.where(smooth, 1 - 0.6 * rng.beta(1.3, 2.2, n), rng.uniform(0.75, 1, n))
-    table["thickness"] = rng.uniform(0.05, 0.13, n)
+    table["thickness"] = rng.uniform(0.13, 0.3, n)
     barred = rng.random(n) < np.where(spiral, 0.35, 0.2)
     barred &= ~(smooth | edge)
     table["bar_length"] = np.where(barred, rng.uniform(0.2, 0.42, n), 0.0)
@@ -188,19 +191,19 @@ def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["pitch"] = np.where(spiral, np.clip(pitch, 8, 35), 0.0)
     table["arm_width"] = np.where(has_arms, rng.uniform(0.085, 0.15, n), 0.0)
     table.loc[arms == 1, "arm_width"] *= 0.65
-    contrast = 0.95 * np.exp(0.42 * rng.standard_normal(n)) * np.where(arms > 2, 1.15, 1.0)
+    contrast = 1.0 * np.exp(0.42 * rng.standard_normal(n)) * np.where(arms > 2, 1.15, 1.0)
     table["arm_contrast"] = np.where(has_arms, np.clip(contrast, 0.15, 2.4), 0.0)
     start = np.where(
         table["bar_length"] > 0, 0.85 * table["bar_length"], rng.uniform(0.08, 0.24, n)
     )
     table["arm_start"] = np.where(has_arms, start, 0.0)
-    table["arm_end"] = np.where(has_arms, rng.uniform(0.85, 1.3, n), 0.0)
+    table["arm_end"] = np.where(has_arms, rng.uniform(0.85, 1.55, n), 0.0)
     table["arm_phase"] = rng.uniform(0, 2 * np.pi, n)
-    table["arm_inequality"] = np.where(has_arms, rng.beta(1.5, 4, n) * 0.9, 0.0)
-    table["arm_wiggle"] = np.where(has_arms, np.abs(rng.normal(0, 0.12, n)), 0.0)
+    table["arm_inequality"] = np.where(has_arms, rng.beta(1.8, 2.8, n), 0.0)
+    table["arm_wiggle"] = np.where(has_arms, np.abs(rng.normal(0, 0.2, n)), 0.0)
     lopsided = np.where(arms == 1, rng.uniform(0.25, 0.6, n), np.abs(rng.normal(0, 0.08, n)))
     table["lopsidedness"] = np.where(spiral, lopsided, 0.0)
-    floc = np.where(has_arms, rng.beta(2, 4.5, n) * 0.6, rng.uniform(0.15, 0.9, n))
+    floc = np.where(has_arms, 0.08 + rng.beta(2, 3.5, n) * 0.8, rng.uniform(0.1, 0.6, n))
     table["flocculence"] = np.where(spiral, floc, 0.0)
     # A bar lies along the start of the arms.
     table["bar_angle"] = np.where(
@@ -213,7 +216,9 @@ def _draw_colours(rng: np.random.Generator, table: pd.DataFrame) -> None:
     n = len(table)
     spiral, smooth = (table["kind"] == k for k in ("spiral", "smooth"))
     redshifting = 1.1 * (table["redshift"] - 0.06)
-    disc = np.where(spiral, rng.normal(0.47, 0.12, n), rng.normal(0.64, 0.12, n))
-    table["bulge_g_r"] = rng.normal(np.where(smooth, 0.78, 0.76), 0.07) + redshifting
-    table["disc_g_r"] = np.minimum(np.clip(disc, 0.15, 0.9) + redshifting, table["bulge_g_r"])
-    table["arm_blueness"] = np.where(spiral, np.clip(rng.normal(0.16, 0.07, n), 0, 0.4), 0.0)
+    disc = np.where(spiral, rng.normal(0.43, 0.19, n), rng.normal(0.6, 0.16, n))
+    table["bulge_g_r"] = rng.normal(np.where(smooth, 0.74, 0.76), 0.1) + redshifting
+    table["disc_g_r"] = np.minimum(np.clip(disc, 0.0, 0.95) + redshifting, table["bulge_g_r"])
+    # Age, metals and dust shift r - i a little against g - r.
+    table["r_i_offset"] = rng.normal(0, 0.05, n)
+    table["arm_blueness"] = np.where(spiral, np.clip(rng.normal(0.14, 0.06, n), 0, 0.3), 0.0)

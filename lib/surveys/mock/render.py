@@ -22,13 +22,13 @@ FIELD = 424 * 0.02
 NATIVE_PIXEL = 0.396
 """SDSS pixel in arcsec; images are simulated at this scale and then resampled, as the real ones."""
 
-SKY_SIGMA = np.array([0.0052, 0.0058, 0.0085], dtype=np.float32)
+SKY_SIGMA = np.array([0.0115, 0.0140, 0.0185], dtype=np.float32)
 """Noise of a native pixel in g, r, i (nanomaggies), tuned to the cut-outs, which are smoothed."""
 
-SHOT_NOISE = 1 / 900
+SHOT_NOISE = 1 / 400
 """Variance of a pixel per nanomaggie of light in it."""
 
-STRETCH = np.array([9.0, 6.5, 5.0], dtype=np.float32) * 0.4
+STRETCH = np.array([7.75, 5.85, 5.4], dtype=np.float32) * 0.4
 """Grey level (1 = white) per nanomaggie in g, r, i before the asinh stretch."""
 
 NONLINEARITY = 2.25
@@ -106,7 +106,7 @@ def arm_pattern(
     log_r = np.log(r / np.float32(galaxy.arm_start))
     width = galaxy.arm_width * 2 * np.pi / m
     phi = theta - np.float32(galaxy.winding / np.tan(np.radians(galaxy.pitch))) * log_r
-    phi += np.float32(galaxy.arm_wiggle) * np.sin(4 * log_r + np.float32(3 * galaxy.arm_phase))
+    phi += np.float32(galaxy.arm_wiggle) * np.sin(2.5 * log_r + np.float32(3 * galaxy.arm_phase))
     phi -= np.float32(galaxy.arm_phase + lead * width * galaxy.winding)
     cos, sin = np.cos(phi), np.sin(phi)
     kappa = np.float32(1 / (width * narrow) ** 2)
@@ -126,11 +126,14 @@ def arm_pattern(
 
 def _clumps(galaxy, r, theta, rng: np.random.Generator) -> np.ndarray:
     """Zero-mean field of clumps that shear has drawn out into short trailing arcs."""
-    seeds = rng.standard_normal((48, 128), dtype=np.float32)
-    seeds = ndimage.gaussian_filter(seeds, (2.6, 2.2), mode=("nearest", "wrap"))
-    seeds /= seeds.std()
+    seeds = np.zeros((48, 128), dtype=np.float32)
+    for size, amplitude in ((2.4, 1.0), (0.9, 0.6)):
+        scale = rng.standard_normal(seeds.shape, dtype=np.float32)
+        scale = ndimage.gaussian_filter(scale, size, mode=("nearest", "wrap"))
+        seeds += np.float32(amplitude / scale.std()) * scale
     log_r = np.log(r)
-    shear = galaxy.winding / np.tan(np.radians(max(galaxy.pitch, 8) + 8))
+    # Without arms the clumps are patches rather than arcs, which an eye would count.
+    shear = galaxy.winding / np.tan(np.radians(galaxy.pitch + (8 if galaxy.n_arms else 50)))
     row = (log_r - _LOG_R_MIN) * np.float32(10)
     column = (theta - np.float32(shear) * log_r) * np.float32(128 / (2 * np.pi))
     inside = r < 2.2
@@ -176,7 +179,7 @@ def _edge_on_disc(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
 def _face_on_disc(
     galaxy, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smooth disc with bar, young light on it (arms, clumps, H II regions), and dust optical depth."""
+    """Smooth disc with bar, the young light on it, and the optical depth of dust."""
     r, theta = disc_coordinates(galaxy, n)
     disc = np.exp(-r / np.float32(galaxy.scale_length))
     disc *= 1 - _ramp(r, galaxy.truncation, 0.12 + 0.1 * galaxy.scale_length)
@@ -200,7 +203,8 @@ def _face_on_disc(
     outer = _ramp(r, 0.2, 0.1)
     # Between the arms the disc is a little darker than without arms: the light has moved.
     mean = np.float32(2.0 * galaxy.arm_width)
-    arms = np.float32(galaxy.arm_contrast) * pattern
+    # Arms stand out more in the outer disc, where there is less old light.
+    arms = np.float32(galaxy.arm_contrast) * (0.65 + 0.6 * np.minimum(r, 1.5)) * pattern
     patches = np.exp(np.float32(1.1 * galaxy.flocculence) * clumps) - 1
     young = disc * outer * (arms * (1 + np.float32(0.5) * patches) + np.float32(0.75) * patches)
     young = np.maximum(young, -0.45 * disc)
@@ -212,7 +216,7 @@ def _face_on_disc(
         60 * (FIELD / n) ** 2 * (pattern + np.float32(0.7 * galaxy.flocculence) * (clumps > 0.7))
     )
     knots = rng.random((n, n), dtype=np.float32) < density * outer * (r < 1.4)
-    strength = 0.05 * (0.3 + galaxy.flocculence) * (n / FIELD) ** 2 / 50
+    strength = 0.022 * (0.3 + galaxy.flocculence) * (n / FIELD) ** 2 / 50
     young[knots] += (
         np.float32(strength) * disc[knots] * rng.exponential(1.0, knots.sum()).astype(np.float32)
     )
@@ -226,9 +230,9 @@ def _flux(magnitude: float) -> float:
     return 10 ** (0.4 * (22.5 - magnitude))
 
 
-def _colours(g_r: float) -> np.ndarray:
-    """Flux in g, r, i relative to r for a stellar population of colour g - r."""
-    r_i = 0.08 + 0.38 * g_r
+def _colours(g_r: float, r_i_offset: float = 0.0) -> np.ndarray:
+    """Flux in g, r, i relative to r for stars of colour g - r, near the galaxies' colour locus."""
+    r_i = 0.08 + 0.38 * g_r + r_i_offset
     return np.array([10 ** (-0.4 * g_r), 1.0, 10 ** (0.4 * r_i)], dtype=np.float32)
 
 
@@ -237,7 +241,7 @@ def _galaxy_light(galaxy, n: int, rng: np.random.Generator) -> np.ndarray:
     area = (FIELD / n) ** 2
     total = _flux(galaxy.mag_r)
     bulge = _bulge(galaxy, n) * np.float32(total * galaxy.bulge_fraction * area)
-    light = _colours(galaxy.bulge_g_r)[:, None, None] * bulge
+    light = _colours(galaxy.bulge_g_r, galaxy.r_i_offset)[:, None, None] * bulge
     if galaxy.kind == "smooth":
         return light
     if galaxy.kind == "edge-on":
@@ -246,8 +250,10 @@ def _galaxy_light(galaxy, n: int, rng: np.random.Generator) -> np.ndarray:
     else:
         old, young, dust = _face_on_disc(galaxy, n, rng)
     scale = np.float32(total * (1 - galaxy.bulge_fraction) / (old.sum() + young.sum()))
-    light += _colours(galaxy.disc_g_r)[:, None, None] * (scale * old)
-    light += _colours(galaxy.disc_g_r - 2 * galaxy.arm_blueness)[:, None, None] * (scale * young)
+    light += _colours(galaxy.disc_g_r, galaxy.r_i_offset)[:, None, None] * (scale * old)
+    light += _colours(galaxy.disc_g_r - 2 * galaxy.arm_blueness, galaxy.r_i_offset)[
+        :, None, None
+    ] * (scale * young)
     # Galactic extinction curve: g 1.4, r 1, i 0.75 relative to r.
     light *= np.exp(-np.array([1.4, 1.0, 0.75], dtype=np.float32)[:, None, None] * dust)
     return light
@@ -258,12 +264,12 @@ def _add_neighbours(light: np.ndarray, galaxy, rng: np.random.Generator) -> None
     n = light.shape[-1]
     pixel = FIELD * galaxy.r90_arcsec / n
     square_arcmin = (FIELD * galaxy.r90_arcsec / 60) ** 2
-    n_stars, n_galaxies = rng.poisson(7 * square_arcmin), rng.poisson(9 * square_arcmin)
+    n_stars, n_galaxies = rng.poisson(3 * square_arcmin), rng.poisson(3.5 * square_arcmin)
     for is_star in [True] * n_stars + [False] * n_galaxies:
         # Counts rise with magnitude about tenfold in 3.5 mag for stars, in 2 mag for galaxies.
         faint, slope = (21.8, 0.28) if is_star else (21.5, 0.45)
         magnitude = max(faint + np.log10(1 - rng.random()) / slope, 14.5)
-        colour = rng.choice([0.3, 0.5, 0.8, 1.3]) if is_star else rng.normal(0.75, 0.25)
+        colour = rng.choice([0.2, 0.4, 0.6, 0.9, 1.3]) if is_star else rng.normal(0.65, 0.3)
         x, y = rng.uniform(0, n, 2)
         shape, angle, arcsec = rng.uniform(0.35, 1), rng.uniform(0, np.pi), rng.uniform(0.4, 1.3)
         if np.hypot(x - n / 2, y - n / 2) < 0.35 * n / FIELD:
@@ -289,8 +295,6 @@ def _stretch(light: np.ndarray) -> np.ndarray:
     colour = light * STRETCH[:, None, None]
     radius = np.maximum(colour.sum(axis=0), np.float32(1e-6))
     colour *= np.arcsinh(NONLINEARITY * radius) / (NONLINEARITY * radius)
-    # A saturated pixel keeps its colour: all three channels go down together.
-    colour /= np.maximum(colour.max(axis=0), 1)
     return (255 * np.clip(colour[::-1], 0, 1)).astype(np.uint8).transpose(1, 2, 0)
 
 

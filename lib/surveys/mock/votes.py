@@ -103,7 +103,7 @@ _ARM_CONFUSION = np.array(
     ]
 )
 
-_CONCENTRATION = 45.0
+_CONCENTRATION = 32.0
 """Of the Dirichlet from which each galaxy's own answer probabilities come: the lower, the more
 galaxies differ beyond what is modelled."""
 
@@ -142,9 +142,8 @@ def arm_visibility(truth: pd.DataFrame) -> np.ndarray:
     beam = np.pi * truth["psf_fwhm_arcsec"] ** 2
     noise = float(SKY_SIGMA[1]) * truth["sky_noise"] * np.sqrt(beam) / NATIVE_PIXEL
     signal_to_noise = contrast * surface * beam / noise
-    visible = _sigmoid((contrast - 0.33) / 0.085) * _sigmoid(
-        2.5 * np.log(np.maximum(signal_to_noise, 1e-3) / 9.0)
-    )
+    depth = np.log(np.maximum(signal_to_noise, 1e-3) / 5.0)
+    visible = _sigmoid((contrast - 0.28) / 0.08) * _sigmoid(2.5 * depth)
     return np.where(truth["n_arms"] > 0, visible, 0.0)
 
 
@@ -168,11 +167,14 @@ def _face_on_probabilities(truth: pd.DataFrame, p: dict[str, np.ndarray]) -> Non
     p["t10"] = np.stack([limits[:, 0], limits[:, 1] - limits[:, 0], 1 - limits[:, 1]], axis=1)
     row = np.where(spiral & (truth["n_arms"] > 0), truth["n_arms"].clip(1, 5) - 1, 5)
     clear = np.where(truth["n_arms"] > 0, visible, 1.0)[:, None]
-    # The middling case: one or two of many arms fade first, so fewer are counted.
+    # Weak ones among the arms are overlooked, so fewer are counted.
     fewer = _ARM_CONFUSION[np.where((row > 0) & (row < 5), row - 1, row)]
+    overlooked = np.clip(1.1 * truth["arm_inequality"].to_numpy() - 0.35, 0, 0.6)[:, None]
+    overlooked = overlooked * np.where(row == 1, 0.3, 1.0)[:, None]
+    counted = (1 - overlooked) * _ARM_CONFUSION[row] + overlooked * fewer
     hidden = _ARM_CONFUSION[5]
     middling = 2.2 * clear * (1 - clear) * 0.5
-    p["t11"] = clear**1.2 * _ARM_CONFUSION[row] + middling * (0.4 * fewer + 0.6 * hidden)
+    p["t11"] = clear**1.2 * counted + middling * (0.4 * fewer + 0.6 * hidden)
     p["t11"] += np.maximum(1 - clear**1.2 - middling, 0) * hidden
 
 
