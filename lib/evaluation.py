@@ -278,7 +278,7 @@ def at_frequencies(matrix: pd.DataFrame, counts: dict[str, float]) -> pd.DataFra
     Parameters
     ----------
     matrix : DataFrame
-        Counts from `confusion`; every label must have galaxies.
+        Counts from `confusion`. A label without galaxies has no recall and is left out.
     counts : dict
         Galaxies per class in the population.
 
@@ -287,10 +287,12 @@ def at_frequencies(matrix: pd.DataFrame, counts: dict[str, float]) -> pd.DataFra
     DataFrame
         Expected counts (float).
     """
-    empty = matrix.index[matrix.sum(axis=1) == 0]
-    if len(empty):
-        raise InputError(f"no galaxies with label {', '.join(empty)}: their recall is unknown.")
-    return normalise(matrix).mul(pd.Series(counts).reindex(matrix.index), axis=0)
+    counts = pd.Series(counts, dtype=float).reindex(matrix.index)
+    if counts.isna().any():
+        raise InputError(
+            f"no number of galaxies for the classes {list(counts.index[counts.isna()])}."
+        )
+    return normalise(matrix).mul(counts, axis=0).fillna(0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -459,23 +461,28 @@ def _mcnemar_p(only_a, only_b):
     return np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
 
 
-def mcnemar_bounds(correct_a, correct_b, n) -> tuple[McNemar, McNemar]:
-    """Smallest and largest p-value of McNemar's test when only the margins are known.
+def mcnemar_outcomes(correct_a, correct_b, n) -> pd.DataFrame:
+    """All outcomes of McNemar's test that are possible when only the margins are known.
 
     Parameters
     ----------
     correct_a, correct_b, n : int or sequence of int
-        Galaxies that each model gets right among `n`, in all or class by class; classes narrow
-        the bounds, since a galaxy right by one model in one class cannot make up for another's.
+        Galaxies that each model gets right among `n`, in all or class by class; classes leave
+        fewer outcomes, since being ahead in one class does not undo being behind in another.
 
     Returns
     -------
-    McNemar, McNemar
-        With the smallest and with the largest possible p-value.
+    DataFrame
+        ``only_a``, ``only_b`` (galaxies that only one model gets right), ``p_value``.
+
+    Raises
+    ------
+    InputError
+        If the numbers cannot be counts of right galaxies among `n`.
     """
     a, b, n = (np.atleast_1d(np.asarray(x, int)) for x in (correct_a, correct_b, n))
     if (
-        not (a.shape == b.shape == n.shape)
+        not a.shape == b.shape == n.shape
         or (np.minimum(a, b) < 0).any()
         or (np.maximum(a, b) > n).any()
     ):
@@ -487,10 +494,7 @@ def mcnemar_bounds(correct_a, correct_b, n) -> tuple[McNemar, McNemar]:
     fewest, most = np.maximum(0, a - b).sum(), np.minimum(a, n - b).sum()
     only_a = np.arange(fewest, most + 1)
     only_b = only_a + (b - a).sum()
-    p = _mcnemar_p(only_a, only_b)
-    return tuple(
-        McNemar(int(only_a[i]), int(only_b[i]), float(p[i])) for i in (p.argmin(), p.argmax())
-    )
+    return pd.DataFrame({"only_a": only_a, "only_b": only_b, "p_value": _mcnemar_p(only_a, only_b)})
 
 
 def paired_bootstrap(
@@ -575,6 +579,29 @@ def align(run_a: Run, run_b: Run) -> pd.DataFrame:
         )
     both = both.rename(columns={"label_a": "label"})
     return both[["galaxy_id", "label", "predicted_a", "predicted_b"]]
+
+
+def compare_pairs(runs: list[Run], *, seed: int = 42) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """McNemar's test and the paired bootstrap for all pairs of `comparable_pairs`.
+
+    Returns
+    -------
+    tests : DataFrame
+        One row per pair: ``a``, ``b``, ``galaxies``, ``only_a``, ``only_b``, ``p_value``.
+    differences : DataFrame
+        One row per pair and score: ``pair``, ``metric`` and the columns of `paired_bootstrap`.
+    """
+    tests, differences = [], []
+    for run_a, run_b in comparable_pairs(runs):
+        both = align(run_a, run_b)
+        label, a, b = (both[c] for c in ("label", "predicted_a", "predicted_b"))
+        test = mcnemar(a == label, b == label)
+        tests.append((run_a.name, run_b.name, len(both), test.only_a, test.only_b, test.p_value))
+        table = paired_bootstrap(label, a, b, run_a.classes, seed=seed).reset_index()
+        table.insert(0, "pair", f"{run_a.name} v {run_b.name}")
+        differences.append(table)
+    columns = ["a", "b", "galaxies", "only_a", "only_b", "p_value"]
+    return pd.DataFrame(tests, columns=columns), pd.concat(differences or [pd.DataFrame()])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -751,6 +778,32 @@ def cross_fitted_temperature(
         temperatures.append(fit_temperature(probabilities[fit], label[fit]))
         scaled[hold] = apply_temperature(probabilities[hold], temperatures[-1])
     return scaled, temperatures
+
+
+def calibrate(run: Run, *, bins: int = 10, folds: int = 5, seed: int = 42):
+    """Calibration of a run's reported galaxies before and after temperature scaling.
+
+    Temperatures are cross-fitted: no galaxy is scaled by one that it helped to fit.
+
+    Returns
+    -------
+    table : DataFrame
+        Rows ``as trained`` and ``temperature-scaled``; columns ``ece``, ``brier``, ``nll`` and
+        ``temperature`` (1 and the folds' mean).
+    curves : dict of str to DataFrame
+        Reliability tables under the same names.
+    """
+    probabilities = run.probabilities()
+    label = class_index(run.part()["label"], run.classes)
+    scaled, temperatures = cross_fitted_temperature(probabilities, label, folds=folds, seed=seed)
+    rows, curves = {}, {}
+    for name, values, temperature in (
+        ("as trained", probabilities, 1.0),
+        ("temperature-scaled", scaled, float(np.mean(temperatures))),
+    ):
+        rows[name] = {**calibration(values, label, bins), "temperature": temperature}
+        curves[name] = reliability(values, label, bins)
+    return pd.DataFrame.from_dict(rows, orient="index"), curves
 
 
 # ---------------------------------------------------------------------------------------------
@@ -973,3 +1026,47 @@ def unseen_recall(run: Run) -> pd.DataFrame:
         columns[f"n_{split}"] = n
     table = pd.DataFrame(columns, index=pd.Index(run.classes, name="label"))
     return table[table["n_rest"] > 0]
+
+
+def protocols(run: Run, *, seed: int = 42) -> pd.DataFrame:
+    """Scores of a run under both protocols, as far as its files allow.
+
+    Published: the validation galaxies, on which the epoch was chosen. Sound: the test galaxies
+    where the run set some aside; else validation galaxies at epochs chosen by other ones
+    (`epoch_optimism`) where the run kept its probabilities epoch by epoch; else NaN.
+
+    Returns
+    -------
+    DataFrame
+        One row per score: ``run``, ``metric``, ``published``, ``low``, ``high``, ``sound``,
+        ``sound_low``, ``sound_high``, ``paper``, ``sound_from`` (str). The sound interval is one
+        of sampling for test galaxies, the spread over halvings for chosen epochs.
+    """
+    table = score_intervals(run.confusion("validation"), seed=seed)
+    table = table.rename(columns={"value": "published"})
+    if run.reported_split == "test":
+        sound = score_intervals(run.confusion("test"), seed=seed)
+        source = "test galaxies set aside"
+    elif run.epoch_probabilities is not None:
+        label = class_index(run.part("validation")["label"], run.classes)
+        found = epoch_optimism(run.epoch_probabilities, label, seed=seed)
+        # The optimism is measured from the same validation set: sound = published - optimism.
+        sound = pd.DataFrame(
+            {
+                "value": found["sound"],
+                "low": found["published"] - found["high"],
+                "high": found["published"] - found["low"],
+            }
+        )
+        source = "epochs chosen by other galaxies"
+    else:
+        sound = pd.DataFrame(np.nan, index=table.index, columns=["value", "low", "high"])
+        source = "not available"
+    sound = sound.rename(columns={"value": "sound", "low": "sound_low", "high": "sound_high"})
+    table = table.join(sound)
+    overall = _paper_cells(paper_column(run), LEVEL).reset_index()
+    overall = overall[overall["label"] == "all"].set_index("metric")["paper"]
+    table["paper"] = overall.reindex(table.index).astype(float)
+    table["sound_from"] = source
+    table.insert(0, "run", run.name)
+    return table.rename_axis("metric").reset_index()

@@ -117,8 +117,10 @@ def test_at_frequencies_by_hand():
     sky = ev.at_frequencies(matrix, {"1": 10, "2": 1000})
     # 90 % of 10 are true positives, 10 % of 1,000 are false ones.
     assert ev.class_report(sky).loc["1", "precision"] == pytest.approx(9 / (9 + 100))
-    with pytest.raises(InputError, match="no galaxies with label 2"):
-        ev.at_frequencies(ev.confusion(["1"], ["2"], ("1", "2")), {"1": 1, "2": 1})
+    without = ev.at_frequencies(ev.confusion(["1"], ["2"], ("1", "2")), {"1": 5, "2": 1})
+    np.testing.assert_array_equal(without, [[0, 5], [0, 0]])
+    with pytest.raises(InputError, match=r"no number of galaxies for the classes \['2'\]"):
+        ev.at_frequencies(matrix, {"1": 5})
 
 
 # --- intervals
@@ -216,11 +218,11 @@ def test_mcnemar_is_scipys_binomial_test():
         ev.mcnemar(a, b[1:])
 
 
-def test_mcnemar_bounds_against_every_possible_pairing():
+def test_mcnemar_outcomes_against_every_possible_pairing():
     """With 8 galaxies all 2 x 2 tables with the margins can be listed."""
     n, right_a, right_b = 8, 5, 6
-    p_values = [
-        stats.binomtest(only_a, only_a + only_b).pvalue
+    outcomes = [
+        (only_a, only_b, stats.binomtest(only_a, only_a + only_b).pvalue)
         for only_a in range(n + 1)
         for only_b in range(n + 1 - only_a)
         if only_b - only_a == right_b - right_a
@@ -228,23 +230,23 @@ def test_mcnemar_bounds_against_every_possible_pairing():
         and 0 <= n - right_a - only_b
         and only_a + only_b > 0
     ]
-    smallest, largest = ev.mcnemar_bounds(right_a, right_b, n)
-    assert smallest.p_value == pytest.approx(min(p_values))
-    assert largest.p_value == pytest.approx(max(p_values))
+    np.testing.assert_allclose(ev.mcnemar_outcomes(right_a, right_b, n), outcomes)
 
 
-def test_mcnemar_bounds_of_the_published_counts():
+def test_mcnemar_outcomes_of_the_published_counts():
     b0 = paper.deduce_table_3("B0 down-sampled").loc[0]
     v2m = paper.deduce_table_3("V2M down-sampled").loc[0]
-    smallest, largest = ev.mcnemar_bounds(291, 298, 339)
-    assert (smallest.only_a, smallest.only_b, largest.only_a) == (0, 7, 41)
-    assert smallest.p_value == pytest.approx(stats.binomtest(0, 7).pvalue)
-    narrowed, _ = ev.mcnemar_bounds(b0["tp"], v2m["tp"], b0["support"])
+    total = ev.mcnemar_outcomes(291, 298, 339)
+    assert (total["only_b"] - total["only_a"] == 7).all()
+    assert total["only_a"].tolist() == list(range(42))
+    assert total["p_value"].min() == pytest.approx(stats.binomtest(0, 7).pvalue)
+    by_class = ev.mcnemar_outcomes(b0["tp"], v2m["tp"], b0["support"])
     # By class B0 is ahead by 1 and 2 galaxies, V2M by 4, 5 and 1: at least 3 against 10.
-    assert (narrowed.only_a, narrowed.only_b) == (3, 10)
-    assert 0.05 < narrowed.p_value == pytest.approx(stats.binomtest(3, 13).pvalue)
+    assert tuple(by_class.loc[0, ["only_a", "only_b"]]) == (3, 10)
+    assert by_class["p_value"].min() == pytest.approx(stats.binomtest(3, 13).pvalue)
+    assert by_class["p_value"].min() > 0.05
     with pytest.raises(InputError, match="above the galaxies"):
-        ev.mcnemar_bounds([10], [3], [9])
+        ev.mcnemar_outcomes([10], [3], [9])
 
 
 def test_paired_bootstrap_against_resampled_galaxies():
@@ -469,6 +471,46 @@ def test_runs_are_paired_by_galaxy(tmp_path):
     relabelled = b.predictions.assign(label="1")
     with pytest.raises(InputError, match="another label"):
         ev.align(a, ev.Run("b", b.settings, relabelled, b.history, None))
+
+
+def test_all_pairs_are_compared(tmp_path):
+    runs = [ev.read_run(write_run(tmp_path / name, seed=i)) for i, name in enumerate("abc")]
+    tests, differences = ev.compare_pairs(runs)
+    assert list(zip(tests["a"], tests["b"])) == [("a", "b"), ("a", "c"), ("b", "c")]
+    right = [(r.predictions["predicted"] == r.predictions["label"]) for r in runs]
+    first = tests.iloc[0]
+    assert first["only_a"] == (right[0] & ~right[1]).sum()
+    accuracy = differences[differences["metric"] == "accuracy"]
+    np.testing.assert_allclose(accuracy["a"], [right[0].mean(), right[0].mean(), right[1].mean()])
+    tests, differences = ev.compare_pairs(runs[:1])
+    assert tests.empty and differences.empty
+
+
+def test_protocols_use_what_a_run_has_kept(tmp_path):
+    plain = ev.protocols(ev.read_run(write_run(tmp_path / "a"))).set_index("metric")
+    assert plain["sound"].isna().all() and (plain["sound_from"] == "not available").all()
+    assert plain.loc["accuracy", "paper"] == pytest.approx(291 / 339)
+    kept = ev.protocols(ev.read_run(write_run(tmp_path / "b", epochs=5))).set_index("metric")
+    assert (kept["sound_low"] <= kept["sound"]).all() and (
+        kept["sound"] <= kept["sound_high"]
+    ).all()
+    splits = np.where(np.arange(339) < 100, "test", "validation")
+    run = ev.read_run(write_run(tmp_path / "c", splits=splits))
+    test = ev.protocols(run).set_index("metric")
+    assert test.loc["accuracy", "sound"] == pytest.approx(ev.scores(run.confusion())["accuracy"])
+    assert test.loc["accuracy", "published"] == pytest.approx(
+        ev.scores(run.confusion("validation"))["accuracy"]
+    )
+
+
+def test_calibrating_a_run(tmp_path):
+    run = ev.read_run(write_run(tmp_path / "a"))
+    table, curves = ev.calibrate(run)
+    label = ev.class_index(run.part()["label"], run.classes)
+    assert table.loc["as trained", "nll"] == pytest.approx(
+        metrics.log_loss(label, run.probabilities())
+    )
+    assert all(curve["n"].sum() == 339 for curve in curves.values())
 
 
 def test_unseen_galaxies_have_their_own_recall(tmp_path):
