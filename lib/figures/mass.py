@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lib.figures.style import ARM_COLOURS, WIDTH, arm_label
 from lib.images import ImageError, central_crop, decode
-from lib.stellar_mass.statistics import CLASSES
+from lib.stellar_mass.groups import CLASSES
 
 SOURCE_NAMES = {"label": "GZ2 label"}
 """How a source of classes is written in a figure, where not by its own name."""

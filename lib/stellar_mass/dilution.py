@@ -1,0 +1,197 @@
+"""What wrong and uncertain classes do to the shift of a property.
+
+Classes are drawn from their probabilities, the dilution by misclassification is predicted from the
+confusion matrix, and both are held against the built-in shifts of a simulated survey.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lib.schema import MERGES
+from lib.stellar_mass.groups import CLASSES, MERGE
+
+
+def drawn_shifts(
+    values: np.ndarray,
+    probabilities: np.ndarray,
+    n_draws: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Shift of every class when the class of a galaxy is drawn and not taken by arg-max.
+
+    Each draw resamples the galaxies with replacement and gives each a class with its own
+    probabilities, so that the interval holds the sampling error and the labels' uncertainty.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    probabilities : ndarray, shape (n, 5)
+        Vote fractions or predicted probabilities of `CLASSES`; rows with NaN are left out.
+
+    Returns
+    -------
+    DataFrame
+        ``label``, ``n`` (mean size), ``shift`` (mean over draws), ``shift_low``, ``shift_high``,
+        ``spread_of_classes`` (standard deviation of the shift from drawing classes alone).
+    """
+    usable = np.isfinite(probabilities).all(axis=1)
+    values, cumulative = values[usable], np.cumsum(probabilities[usable], axis=1)
+    rng = np.random.default_rng(seed)
+    n, k = len(values), len(CLASSES)
+    sizes, shifts, alone = [], [], []
+    for _ in range(n_draws):
+        drawn = np.minimum((rng.random((n, 1)) > cumulative).sum(axis=1), k - 1)
+        alone.append(_shifts(values, drawn, k)[0])
+        rows = rng.integers(0, n, n)
+        shift, size = _shifts(values[rows], drawn[rows], k)
+        shifts.append(shift)
+        sizes.append(size)
+    tail = 50 * (1 - confidence)
+    shifts = np.array(shifts)
+    # A draw in which a class is empty has no shift; a class that is always empty stays NaN.
+    present = np.isfinite(shifts).any(axis=0)
+    low, middle, high, spread = np.full((4, k), np.nan)
+    low[present], high[present] = np.nanpercentile(shifts[:, present], [tail, 100 - tail], axis=0)
+    middle[present] = np.nanmean(shifts[:, present], axis=0)
+    spread[present] = np.nanstd(np.array(alone)[:, present], axis=0)
+    return pd.DataFrame(
+        {
+            "label": CLASSES,
+            "n": np.mean(sizes, axis=0),
+            "shift": middle,
+            "shift_low": low,
+            "shift_high": high,
+            "spread_of_classes": spread,
+        }
+    )
+
+
+def predicted_dilution(
+    values: np.ndarray,
+    reference: np.ndarray,
+    predicted: np.ndarray,
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Shift of each predicted class that misclassification alone would leave of the reference's.
+
+    If errors do not depend on the property within a reference class j, the mean of the predicted
+    class k is the mixture ``sum_j P(j | k) mean_j`` of the reference means, with P(j | k) from
+    the confusion matrix. A difference to the observed shift shows errors that go with the property.
+
+    Parameters
+    ----------
+    values, reference, predicted : ndarray, shape (n,)
+        The property, and two classifications of the same galaxies.
+
+    Returns
+    -------
+    DataFrame
+        ``label``, ``n``, ``purity`` (share of the predicted class that the reference agrees on),
+        ``reference_shift``, ``expected_shift`` (from the confusion matrix), ``observed_shift``
+        and ``excess`` (observed minus expected), the last three with ``_low`` and ``_high`` from
+        a bootstrap over galaxies.
+    """
+    j, k = (pd.Categorical(x, categories=CLASSES).codes.astype(int) for x in (reference, predicted))
+    known = (j >= 0) & (k >= 0)
+    values, j, k = values[known], j[known], k[known]
+    best = _dilution(values, j, k)
+    rng = np.random.default_rng(seed)
+    resamples = []
+    for _ in range(n_resamples):
+        rows = rng.integers(0, len(values), len(values))
+        resamples.append(_dilution(values[rows], j[rows], k[rows]))
+    table = pd.DataFrame({"label": CLASSES, "n": np.bincount(k, minlength=len(CLASSES))})
+    agreed = np.bincount(k[j == k], minlength=len(CLASSES))
+    table["purity"] = agreed / table["n"].where(table["n"] > 0)
+    tail = 50 * (1 - confidence)
+    for i, name in enumerate(("reference_shift", "expected_shift", "observed_shift", "excess")):
+        table[name] = best[i]
+        draws = np.array([resample[i] for resample in resamples])
+        present = np.isfinite(draws).any(axis=0)
+        for suffix, percent in (("low", tail), ("high", 100 - tail)):
+            table[f"{name}_{suffix}"] = np.nan
+            table.loc[present, f"{name}_{suffix}"] = np.nanpercentile(
+                draws[:, present], percent, axis=0
+            )
+    return table
+
+
+def _dilution(values: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Reference, expected and observed shift and their difference, shape (4, classes)."""
+    n = len(CLASSES)
+    reference, size = _shifts(values, j, n)
+    means = np.bincount(j, weights=values, minlength=n) / np.maximum(size, 1)
+    expected, _ = _shifts(means[j], k, n)
+    observed, _ = _shifts(values, k, n)
+    return np.stack([reference, expected, observed, observed - expected])
+
+
+def truth_test(
+    groups: dict[str, pd.DataFrame],
+    true_class: pd.Series,
+    built_in: dict[str, float],
+    n_resamples: int = 1000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Built-in shifts of a simulated survey, and what labels and predictions leave of them.
+
+    Parameters
+    ----------
+    groups : dict
+        As `classified` gives them.
+    true_class : Series
+        True arm class by ``galaxy_id``; galaxies without arms are left out.
+    built_in : dict
+        Shift of the property that the simulation gave to each true class; 0 where not named.
+
+    Returns
+    -------
+    DataFrame
+        `predicted_dilution` of every source, and of the truth itself, with ``source`` and
+        ``built_in_shift``: the shift of the class against the rest from `built_in` alone, given
+        the true classes of the galaxies in it; ``recovered``, whether the interval of the
+        observed shift holds it.
+    """
+    tables = []
+    truth = groups["label"].assign(arm_class=_merged_truth(groups["label"], true_class))
+    for source, table in ({"truth": truth} | groups).items():
+        reference = _merged_truth(table, true_class)
+        known = np.isin(reference, CLASSES) & np.isin(table["arm_class"], CLASSES)
+        table, reference = table[known], reference[known]
+        labels = table["arm_class"].to_numpy(dtype=str)
+        result = predicted_dilution(
+            table["value"].to_numpy(), reference, labels, n_resamples, seed=seed
+        )
+        raw = table["galaxy_id"].map(true_class).map(built_in).fillna(0.0).to_numpy(dtype=float)
+        result["built_in_shift"] = class_shifts(raw, labels)
+        result["recovered"] = result["built_in_shift"].between(
+            result["observed_shift_low"], result["observed_shift_high"]
+        )
+        result.insert(0, "source", source)
+        tables.append(result)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _merged_truth(table: pd.DataFrame, true_class: pd.Series) -> np.ndarray:
+    known = table["galaxy_id"].map(true_class).fillna("none").astype(str)
+    return known.replace(MERGES[MERGE]).to_numpy(dtype=str)
+
+
+def class_shifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean of each class of `CLASSES` minus mean of the rest; NaN for an empty class."""
+    codes = pd.Categorical(labels, categories=CLASSES).codes.astype(int)
+    return _shifts(values[codes >= 0], codes[codes >= 0], len(CLASSES))[0]
+
+
+def _shifts(values: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each class minus mean of the rest, and the class sizes."""
+    size = np.bincount(codes, minlength=k)
+    total = np.bincount(codes, weights=values, minlength=k)
+    rest = len(values) - size
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / size - (values.sum() - total) / rest, size
