@@ -25,6 +25,7 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 
+from lib.models import LAST_CONVOLUTION, weights_hash
 from lib.paths import atomic
 from lib.schema import InputError
 
@@ -51,7 +52,7 @@ class MapSettings:
         Seed of SmoothGrad's noise.
     """
 
-    layer: str = "top_activation"
+    layer: str = LAST_CONVOLUTION
     smooth_samples: int = 20
     smooth_noise: float = 0.20
     integration_steps: int = 16
@@ -107,14 +108,6 @@ def check_model(model: keras.Model, layer: str) -> None:
             f"the last layer {names[-1]!r} of model {model.name!r} is not a softmax: maps explain "
             "the logit below a softmax output"
         )
-
-
-def weights_hash(model: keras.Model) -> str:
-    """SHA-256 of all weights of a model in their order, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for value in model.get_weights():
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def sky_level(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,219 @@
+"""Arms read from a map or an image: number, pitch angle, coherence, by logarithmic spirals.
+
+In polar coordinates (ln r, theta) a logarithmic spiral is a straight line, so the Fourier transform
+along both axes gathers m such arms of pitch angle alpha in one mode, at (p, m) with
+tan(alpha) = m / |p| (Considere & Athanassoula 1982; Puerari & Dottori 1992).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from lib.explain.localisation import galaxy_mask
+from lib.schema import InputError
+
+R90_PIXELS = 50.0
+"""R90 in pixels: GZ2's cut-outs have pixels of 0.02 R90 (Willett et al. 2013, Sec. 2.2)."""
+
+MODES = range(1, 7)
+"""Arm numbers that are tried."""
+
+PITCH = (6.0, 50.0)
+"""Pitch angles that are tried, in degrees."""
+
+HARMONICS = 3
+"""Multiples of the best mode that its coherence counts: narrow arms are no pure sine wave."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What one map says about the arms.
+
+    Attributes
+    ----------
+    m : int
+        Arm number of the strongest mode.
+    pitch : float
+        Pitch angle in degrees.
+    winding : int
+        +1 if the arms run to larger (anticlockwise) angles outwards, else -1.
+    strength : float
+        Amplitude of the mode relative to the azimuthal mean.
+    coherence : float
+        Share, in [0, 1], of all variance along the azimuth that m equal logarithmic arms explain:
+        high for grand design and regular multiple arms, low for flocculent galaxies.
+    """
+
+    m: int
+    pitch: float
+    winding: int
+    strength: float
+    coherence: float
+
+    @property
+    def arm_class(self) -> str:
+        """Arm class; five and more arms are one class."""
+        return "5+" if self.m >= 5 else str(self.m)
+
+
+def disc_shape(image: np.ndarray) -> tuple[float, float]:
+    """Axis ratio and position angle of a galaxy from its mask's second moments.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width, channels)
+
+    Returns
+    -------
+    axis_ratio : float
+        In [0.3, 1]; 1 if no galaxy is found.
+    position_angle : float
+        Of the major axis, in degrees from the image's x axis, anticlockwise, in [0, 180).
+    """
+    rows, columns = np.nonzero(galaxy_mask(image))
+    if len(rows) < 20:
+        return 1.0, 0.0
+    values, vectors = np.linalg.eigh(np.cov(columns, -rows))
+    axis_ratio = float(np.sqrt(values[0] / values[1]))
+    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180)
+    return max(axis_ratio, 0.3), angle
+
+
+def polar_view(
+    values: np.ndarray,
+    *,
+    r_min: float,
+    r_max: float,
+    axis_ratio: float = 1.0,
+    position_angle: float = 0.0,
+    shape: tuple[int, int] = (48, 128),
+) -> np.ndarray:
+    """A galaxy, or its map, in the polar coordinates of its disc.
+
+    Parameters
+    ----------
+    values : ndarray, (height, width)
+        Centred on the galaxy.
+    r_min, r_max : float
+        Radii in pixels along the major axis.
+    axis_ratio, position_angle : float
+        Of the disc, as `disc_shape` gives them; the disc is stretched to face-on.
+    shape : (int, int)
+        Rows (even in ln r) and columns (even in angle).
+
+    Returns
+    -------
+    ndarray, float64 `shape`
+        Column 0 is the major axis; angles run anticlockwise.
+
+    Raises
+    ------
+    InputError
+        If the radii do not fit into the image.
+    """
+    half = min(values.shape) / 2
+    if not 0 < r_min < r_max <= half:
+        raise InputError(
+            f"radii {r_min:.1f} to {r_max:.1f} px do not fit an image of {values.shape[0]} px: "
+            "r_max must be at most half its width"
+        )
+    r = np.geomspace(r_min, r_max, shape[0])[:, None]
+    theta = np.arange(shape[1]) * 2 * np.pi / shape[1]
+    u, v = r * np.cos(theta), r * np.sin(theta) * axis_ratio
+    cos, sin = np.cos(np.radians(position_angle)), np.sin(np.radians(position_angle))
+    x, y = cos * u - sin * v, sin * u + cos * v
+    middle = (np.array(values.shape) - 1) / 2
+    return ndimage.map_coordinates(
+        np.asarray(values, float), (middle[0] - y, middle[1] + x), order=1, mode="nearest"
+    )
+
+
+def contrast(polar: np.ndarray) -> np.ndarray:
+    """Deviation of each pixel of a polar view from its ring's mean, in units of that mean.
+
+    Rings fainter than a tenth of the brightest are divided by that tenth, so that noise far out
+    does not count as arms.
+    """
+    mean = polar.mean(axis=1, keepdims=True)
+    floor = 0.1 * np.abs(mean).max()
+    if floor == 0:
+        return np.zeros_like(polar)
+    return (polar - mean) / np.maximum(mean, floor)
+
+
+def mode_amplitudes(polar: np.ndarray, r_min: float, r_max: float, m: int, p: np.ndarray):
+    """Complex amplitudes A(p, m) of logarithmic spirals in a polar contrast map.
+
+    Parameters
+    ----------
+    polar : ndarray, (rows, columns)
+        From `contrast`.
+    r_min, r_max : float
+        Radii of its first and last row.
+    m : int
+        Arm number.
+    p : ndarray, (k,)
+        Wave number in ln r.
+
+    Returns
+    -------
+    ndarray, complex (k,)
+        Its modulus is 1/2 for a contrast of cos(m theta + p ln r).
+    """
+    ln_r = np.log(np.geomspace(r_min, r_max, polar.shape[0]))
+    azimuthal = np.fft.fft(polar, axis=1)[:, m] / polar.shape[1]
+    return np.exp(-1j * np.outer(p, ln_r)) @ azimuthal / len(ln_r)
+
+
+def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: float) -> Arms:
+    """Arm number, pitch angle and coherence of a map or an image.
+
+    Parameters
+    ----------
+    values : ndarray, (height, width)
+        Attribution map, or an image's mean channel with the sky subtracted; only its positive part
+        is used.
+    r_min, r_max : float
+        Radii in pixels between which arms are looked for.
+    **orientation
+        axis_ratio and position_angle of `polar_view`.
+
+    Returns
+    -------
+    Arms
+        With m = 0, pitch NaN and zero coherence if the map has no structure along the azimuth.
+
+    Raises
+    ------
+    InputError
+        If the radii do not fit into the image.
+    """
+    polar = polar_view(np.clip(values, 0, None), r_min=r_min, r_max=r_max, **orientation)
+    pattern = contrast(polar)
+    variance = float((pattern**2).mean())
+    if variance < 1e-12:
+        return Arms(0, np.nan, 1, 0.0, 0.0)
+    best = (0.0, 0, 0.0)
+    for m in MODES:
+        low, high = (m / np.tan(np.radians(a)) for a in PITCH[::-1])
+        p = np.linspace(low, high, 160)
+        p = np.concatenate([-p[::-1], p])
+        amplitude = np.abs(mode_amplitudes(pattern, r_min, r_max, m, p))
+        top = amplitude.argmax()
+        best = max(best, (float(amplitude[top]), m, float(p[top])))
+    strength, m, p = best
+    explained = sum(
+        2 * np.abs(mode_amplitudes(pattern, r_min, r_max, k * m, np.array([k * p]))[0]) ** 2
+        for k in range(1, HARMONICS + 1)
+    )
+    return Arms(
+        m=m,
+        pitch=float(np.degrees(np.arctan2(m, abs(p)))),
+        # Arms at theta = ln(r) / tan(pitch) keep m theta + p ln(r) constant for a negative p.
+        winding=-int(np.sign(p)),
+        strength=2 * strength,
+        coherence=float(min(explained / variance, 1.0)),
+    )

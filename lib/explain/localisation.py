@@ -1,0 +1,309 @@
+"""Do maps lie on the arms? Scores against the simulator's truth, and the paper's sentences as tests.
+
+On the mock survey it is known which pixels are arm, bulge, rest of the disc and sky. On real
+galaxies only sky and galaxy can be told apart, from the image itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+from skimage import measure
+from sklearn.metrics import average_precision_score
+
+from lib.explain.faithfulness import mean_interval
+from lib.explain.maps import energy
+from lib.images import central_crop
+from lib.surveys.mock.render import arm_mask, bulge_mask, disc_coordinates
+
+PARTS = ("arms", "bulge", "disc", "sky")
+"""Parts of a simulated cut-out, each pixel in one; ``disc`` is the disc between the arms."""
+
+
+def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
+    """Which pixels of a simulated cut-out are arm, bulge, disc and sky.
+
+    Parameters
+    ----------
+    galaxy : row of the mock survey's truth table
+    size, crop : int
+        Width of the whole image, and of its central crop, in pixels.
+
+    Returns
+    -------
+    dict
+        For each of `PARTS` a bool (crop, crop), and ``radius``: float32 (crop, crop), the distance
+        from the centre in the plane of the disc, in R90.
+    """
+    radius, _ = disc_coordinates(galaxy, size)
+    inside = radius < galaxy.truncation
+    bulge = bulge_mask(galaxy, size) & inside
+    arms = arm_mask(galaxy, size) & inside & ~bulge
+    parts = {"arms": arms, "bulge": bulge, "disc": inside & ~arms & ~bulge, "sky": ~inside}
+    parts["radius"] = radius
+    return {name: central_crop(part[..., None], crop)[..., 0] for name, part in parts.items()}
+
+
+def galaxy_mask(image: np.ndarray, level: float = 3.0) -> np.ndarray:
+    """Pixels of the galaxy in the middle of a cut-out, found without any truth.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width, channels)
+    level : float
+        How far above the sky a pixel must be, in robust standard deviations of the border, after
+        smoothing by 2 px; at least 4 % of the image's range, for images with a flat sky.
+
+    Returns
+    -------
+    ndarray of bool, (height, width)
+        The bright region that holds the centre, its holes filled; the nearest one if the centre
+        itself is dark, and nothing if all is dark.
+    """
+    grey = np.asarray(image, float).mean(axis=-1)
+    smooth = ndimage.gaussian_filter(grey, 2)
+    width = max(1, len(grey) // 16)
+    border = np.ones(grey.shape, bool)
+    border[width:-width, width:-width] = False
+    sky = np.median(smooth[border])
+    noise = stats.median_abs_deviation(smooth[border], scale="normal")
+    bright = smooth > sky + max(level * noise, 0.04 * np.ptp(smooth), 1e-12)
+    regions = measure.label(bright)
+    if not regions.any():
+        return bright
+    rows, columns = np.nonzero(regions)
+    middle = (len(grey) - 1) / 2
+    nearest = np.argmin((rows - middle) ** 2 + (columns - middle) ** 2)
+    return ndimage.binary_fill_holes(regions == regions[rows[nearest], columns[nearest]])
+
+
+def azimuthal_average(values: np.ndarray, radius: np.ndarray, bins: int = 40) -> np.ndarray:
+    """Replace each value by the mean over its ring.
+
+    Parameters
+    ----------
+    values, radius : ndarray, (height, width)
+    bins : int
+        Rings between the centre and the largest radius.
+
+    Returns
+    -------
+    ndarray, float64 (height, width)
+    """
+    ring = np.minimum((radius / radius.max() * bins).astype(int), bins - 1).ravel()
+    total = np.bincount(ring, values.ravel(), bins)
+    count = np.bincount(ring, minlength=bins)
+    return (total / np.maximum(count, 1))[ring].reshape(values.shape)
+
+
+def part_scores(values: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, float]:
+    """Where one map's evidence lies, compared with how large the parts are.
+
+    Parameters
+    ----------
+    values : ndarray, (height, width)
+        Attribution map.
+    parts : dict
+        Masks by name, bool (height, width), e.g. from `truth_parts`.
+
+    Returns
+    -------
+    dict
+        ``energy_<part>``: share of the positive evidence; ``area_<part>``: share of the pixels;
+        NaN energies for an empty map.
+    """
+    share = energy(values[None])[0]
+    empty = not share.any()
+    scores = {}
+    for name, mask in parts.items():
+        scores[f"energy_{name}"] = np.nan if empty else float(share[mask].sum())
+        scores[f"area_{name}"] = float(mask.mean())
+    return scores
+
+
+def arm_scores(values: np.ndarray, arms: np.ndarray, radius: np.ndarray) -> dict[str, float]:
+    """How well one map finds the arms.
+
+    Parameters
+    ----------
+    values : ndarray, (height, width)
+    arms : ndarray of bool, (height, width)
+    radius : ndarray, (height, width)
+        Distance from the centre in the plane of the disc.
+
+    Returns
+    -------
+    dict
+        ``pointing``: 1 if the map's highest pixel lies on an arm (Zhang et al. 2018), else 0;
+        ``precision``: area under the precision-recall curve (average precision); ``gain``: the same
+        less that of the map's own azimuthal average, which has all of its radial information and
+        none about arms. NaN without arms.
+    """
+    if not arms.any():
+        return dict.fromkeys(("pointing", "precision", "gain"), np.nan)
+    if np.ptp(values) == 0:
+        return {"pointing": np.nan, "precision": float(arms.mean()), "gain": 0.0}
+    found = average_precision_score(arms.ravel(), values.ravel())
+    rings = azimuthal_average(values, radius)
+    return {
+        "pointing": float(arms.ravel()[values.argmax()]),
+        "precision": found,
+        "gain": found - average_precision_score(arms.ravel(), rings.ravel()),
+    }
+
+
+def locate(
+    maps: np.ndarray, images: np.ndarray, galaxies: pd.DataFrame, truth: pd.DataFrame | None,
+    size: int = 424,
+) -> pd.DataFrame:  # fmt: skip
+    """Scores of one method's maps, galaxy by galaxy.
+
+    Parameters
+    ----------
+    maps : ndarray, (n, height, width)
+    images : ndarray, (n, height, width, channels)
+    galaxies : DataFrame
+        n rows with galaxy_id, label and predicted.
+    truth : DataFrame or None
+        The mock survey's truth table; None for real galaxies, where only sky and galaxy are told
+        apart and the arm scores are NaN.
+    size : int
+        Width in pixels of the images before they were cropped.
+
+    Returns
+    -------
+    DataFrame
+        galaxy_id, label, predicted, n_arms (true number; missing for real galaxies), energy and
+        area per part, pointing, precision and gain.
+    """
+    rows = []
+    if truth is not None:
+        truth = truth.set_index("galaxy_id")
+    for values, image, galaxy in zip(maps, images, galaxies.itertuples(), strict=True):
+        row = {k: getattr(galaxy, k) for k in ("galaxy_id", "label", "predicted")}
+        if truth is None:
+            mask = galaxy_mask(image)
+            row |= {"n_arms": np.nan, **part_scores(values, {"galaxy": mask, "sky": ~mask})}
+            row |= dict.fromkeys(("pointing", "precision", "gain"), np.nan)
+        else:
+            true = truth.loc[galaxy.galaxy_id]
+            parts = truth_parts(true, size, values.shape[0])
+            radius = parts.pop("radius")
+            row |= {"n_arms": float(true.n_arms), **part_scores(values, parts)}
+            row |= arm_scores(values, parts["arms"], radius)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def by_class(located: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Mean of one score per model and map (rows) and label (columns); column ``all`` last."""
+    table = located.pivot_table(
+        index=["model", "map"], columns="label", values=score, aggfunc="mean", sort=False
+    )
+    return table.assign(all=located.groupby(["model", "map"])[score].mean())
+
+
+def _greater(a: np.ndarray, b: np.ndarray | None, paired: bool, seed: int) -> dict[str, float]:
+    """One-sided test that `a` exceeds `b` (or zero), with the mean difference's interval."""
+    a = np.asarray(a, float)
+    if paired:
+        a, b = (a if b is None else a - np.asarray(b, float)), None
+    a = a[np.isfinite(a)]
+    if b is None:
+        result = mean_interval(a, seed)
+        p = stats.wilcoxon(a, alternative="greater").pvalue if len(a) > 2 and a.any() else np.nan
+        return {**result, "p": p}
+    b = np.asarray(b, float)
+    b = b[np.isfinite(b)]
+    if min(len(a), len(b)) < 3:
+        return {"mean": np.nan, "low": np.nan, "high": np.nan, "n": len(a) + len(b), "p": np.nan}
+    low, high = stats.bootstrap(
+        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=2000,
+        method="percentile", vectorized=True, rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    p = stats.mannwhitneyu(a, b, alternative="greater").pvalue
+    return {"mean": a.mean() - b.mean(), "low": low, "high": high, "n": len(a) + len(b), "p": p}
+
+
+def _falls(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
+    """One-sided test that `y` falls with `x`: minus Spearman's rank correlation."""
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = np.asarray(x, float)[keep], np.asarray(y, float)[keep]
+    if len(x) < 5 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return {"mean": np.nan, "low": np.nan, "high": np.nan, "n": len(x), "p": np.nan}
+    rng = np.random.default_rng(seed)
+    draws = [rng.integers(0, len(x), len(x)) for _ in range(1000)]
+    ranks = [-stats.spearmanr(x[d], y[d]).statistic for d in draws if np.ptp(x[d]) > 0]
+    result = stats.spearmanr(x, y, alternative="less")
+    low, high = np.nanpercentile(ranks, [2.5, 97.5])
+    return {"mean": -result.statistic, "low": low, "high": high, "n": len(x), "p": result.pvalue}
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p-values corrected for the number of tests (Holm 1979); NaN stays out of the count."""
+    ordered = p.dropna().sort_values()
+    steps = ordered * (len(ordered) - np.arange(len(ordered)))
+    return steps.cummax().clip(upper=1).reindex(p.index)
+
+
+def hypotheses(located: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
+    """Sentences of the paper's Sec. 5.3, each as a one-sided test on the maps.
+
+    Parameters
+    ----------
+    located : DataFrame
+        Rows of `locate` for the maps Grad-CAM++ and SmoothGrad, with columns model ("B0", "V2M")
+        and map, the same galaxies for both models.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        One row per sentence and model: ``effect`` (positive where the sentence holds) with its
+        95 % bootstrap interval ``low``, ``high``; ``n`` galaxies; ``p`` of the one-sided test and
+        ``p_holm`` corrected for all of them; ``verdict``: supported (p_holm < 0.05), contradicted
+        (the whole interval is below zero), undecided, or not testable here.
+    """
+    table = located.assign(sky_excess=located["energy_sky"] - located["area_sky"])
+    rows = []
+
+    def part(model: str, method: str) -> pd.DataFrame:
+        return table.query("model == @model and map == @method").set_index("galaxy_id")
+
+    def add(sentence: str, model: str, measure: str, test: dict[str, float]) -> None:
+        rows.append({"sentence": sentence, "model": model, "measure": measure, **test})
+
+    for model in ("B0", "V2M"):
+        cam, smooth = part(model, "Grad-CAM++"), part(model, "SmoothGrad")
+        add("Grad-CAM++ covers the galaxy", model,
+            "share of pixels that are sky - share of energy on sky",
+            _greater(-cam["sky_excess"], None, True, seed))  # fmt: skip
+        unclear = cam["predicted"] == "?"
+        add("looks at the surroundings for ?", model,
+            "energy on sky, predicted ? - other classes",
+            _greater(cam.loc[unclear, "energy_sky"], cam.loc[~unclear, "energy_sky"], False, seed),
+            )  # fmt: skip
+        add("SmoothGrad traces the arms", model, "precision for arms, map - its azimuthal average",
+            _greater(smooth["gain"], None, True, seed))  # fmt: skip
+        add("traces them less well the more there are", model, "- rank correlation of gain with m",
+            _falls(smooth["n_arms"].to_numpy(), smooth["gain"].to_numpy(), seed))  # fmt: skip
+        right = smooth["label"] == smooth["predicted"]
+        add("well-traced arms give a correct class", model, "gain, correct - misclassified",
+            _greater(smooth.loc[right, "gain"], smooth.loc[~right, "gain"], False, seed),
+            )  # fmt: skip
+    smooth = {m: part(m, "SmoothGrad")["gain"] for m in ("B0", "V2M")}
+    add("V2M traces the arms better than B0", "both", "gain, V2M - B0",
+        _greater(smooth["V2M"] - smooth["B0"], None, True, seed))  # fmt: skip
+    cam = {m: part(m, "Grad-CAM++")["energy_sky"] for m in ("B0", "V2M")}
+    add("V2M keeps to the galaxy better than B0", "both", "energy on sky, B0 - V2M",
+        _greater(cam["B0"] - cam["V2M"], None, True, seed))  # fmt: skip
+    result = pd.DataFrame(rows).rename(columns={"mean": "effect"})
+    result["p_holm"] = holm(result["p"])
+    result["verdict"] = np.select(
+        [result["p"].isna(), result["p_holm"] < 0.05, result["high"] < 0],
+        ["not testable here", "supported", "contradicted"],
+        "undecided",
+    )
+    return result

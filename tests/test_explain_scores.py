@@ -1,0 +1,251 @@
+"""Faithfulness, sanity and localisation against cases whose answer is known."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from lib.explain import faithfulness, localisation, sanity
+from lib.explain.maps import Explainer, MapSettings
+from lib.schema import InputError
+
+SIZE = 32
+
+
+def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image with a bright 8 x 8 patch, the mask of the patch, and a map that is right."""
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[4:12, 16:24] = True
+    image = np.where(mask, 1.0, 0.1)[None, ..., None].astype("float32")
+    return image, mask, mask[None].astype(float)
+
+
+def patch_probability(images: np.ndarray) -> np.ndarray:
+    """A classifier that looks at one patch only: p(1) = its mean brightness above sky, 0 to 1."""
+    p = ((images[:, 4:12, 16:24, 0].mean(axis=(1, 2)) - 0.1) / 0.9).clip(0, 1)
+    return np.stack([1 - p, p], axis=1)
+
+
+def test_deletion_and_insertion_areas_of_a_planted_patch():
+    image, mask, right = planted()
+    curves = faithfulness.curves(patch_probability, image, right, np.array([1]), steps=64)
+    # Deleting in the right order: p falls linearly to zero over the patch's 1/16 of the pixels.
+    assert curves.areas["deletion"][0] == pytest.approx(1 / 32, abs=0.002)
+    wrong = faithfulness.curves(patch_probability, image, -right, np.array([1]), steps=64)
+    assert wrong.areas["deletion"][0] == pytest.approx(1 - 1 / 32, abs=0.002)
+    assert curves.areas["insertion"][0] > 0.9 > wrong.areas["insertion"][0]
+    assert curves.areas["difference"][0] > wrong.areas["difference"][0] + 0.8
+    assert curves.deletion[0, 0] == 1 and curves.deletion[0, -1] == pytest.approx(0, abs=1e-6)
+    assert curves.insertion[0, -1] == 1
+
+
+def test_constant_model_makes_all_maps_equal():
+    image, _, right = planted()
+    flat = lambda images: np.full((len(images), 2), 0.5)  # noqa: E731
+    for values in (right, -right, 0 * right):
+        areas = faithfulness.curves(flat, image, values, np.array([1]), steps=8).areas
+        np.testing.assert_allclose(areas[["insertion", "deletion"]], 0.5)
+
+
+def test_scoreboard_ranks_the_right_map_first_with_its_interval():
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, level in (("good", 0.8), ("random", 0.1), ("centred Gaussian", 0.4)):
+        for galaxy in range(30):
+            difference = level + rng.normal(0, 0.05)
+            rows.append(
+                {"model": "B0", "map": name, "galaxy_id": galaxy, "difference": difference,
+                 "insertion": 0.5 + difference / 2, "deletion": 0.5 - difference / 2}
+            )  # fmt: skip
+    areas = pd.DataFrame(rows)
+    board = faithfulness.scoreboard(areas)
+    assert board["map"].tolist() == ["good", "centred Gaussian", "random"]
+    best = board.iloc[0]
+    values = areas.query("map == 'good'")["difference"]
+    assert best["difference"] == pytest.approx(values.mean())
+    low, high = stats.t.interval(0.95, 29, values.mean(), stats.sem(values))
+    assert (best["low"], best["high"]) == pytest.approx((low, high), abs=0.005)
+    assert best["gain over centred Gaussian"] == pytest.approx(0.4, abs=0.05)
+    assert best["gain over random low"] > 0.6
+
+
+def test_faithfulness_refuses_wrong_shapes_and_controls():
+    image, _, right = planted()
+    with pytest.raises(InputError, match="steps = 1"):
+        faithfulness.curves(patch_probability, image, right, np.array([1]), steps=1)
+    with pytest.raises(InputError, match="shape"):
+        faithfulness.curves(patch_probability, image, right[:, 1:], np.array([1]), steps=4)
+    with pytest.raises(InputError, match="unknown control"):
+        faithfulness.control_maps("tea leaves", image, 1)
+
+
+def network() -> keras.Model:
+    """Two blocks with BatchNorm in inference mode, as the published V2M has them."""
+    image = keras.Input((SIZE, SIZE, 1))
+    x = image
+    for k in (1, 2):
+        start = keras.initializers.HeNormal(seed=k)
+        x = keras.layers.Conv2D(
+            8, 3, padding="same", use_bias=False, kernel_initializer=start, name=f"block{k}a_conv"
+        )(x)
+        x = keras.layers.BatchNormalization(name=f"block{k}a_bn")(x, training=False)
+        x = keras.layers.Activation("relu", name="top_activation" if k == 2 else "block1a_act")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(3, activation="softmax", name="classes")(x))
+
+
+@pytest.fixture(scope="module")
+def explainer() -> Explainer:
+    keras.utils.set_random_seed(5)
+    return Explainer(network(), MapSettings(integration_steps=4))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    rng = np.random.default_rng(1)
+    smooth = rng.random((12, SIZE // 4, SIZE // 4, 1)).repeat(4, axis=1).repeat(4, axis=2)
+    return smooth.astype("float32")
+
+
+def test_stages_go_from_the_output_down(explainer):
+    assert [s[-1] for s in sanity.stages(explainer.model)] == [
+        "classes", "block2a_conv", "block1a_conv",
+    ]  # fmt: skip
+    assert sanity.stages(explainer.model)[1] == ["block2a_bn", "block2a_conv"]
+
+
+def test_recalibrated_statistics_are_those_of_the_inputs(explainer, images):
+    model = keras.models.clone_model(explainer.model)
+    model.get_layer("block1a_conv").set_weights(
+        [100 * w for w in model.get_layer("block1a_conv").get_weights()]
+    )
+    sanity.recalibrate(model, images)
+    for k, source in ((1, "block1a_conv"), (2, "block2a_conv")):
+        tap = keras.Model(model.inputs[0], model.get_layer(source).output)
+        inputs = tap(images).numpy()
+        norm = model.get_layer(f"block{k}a_bn")
+        np.testing.assert_allclose(norm.moving_mean, inputs.mean(axis=(0, 1, 2)), rtol=1e-3)
+        np.testing.assert_allclose(norm.moving_variance, inputs.var(axis=(0, 1, 2)), rtol=1e-2)
+    assert np.abs(model(images).numpy()).max() < 100
+
+
+def test_fresh_weights_follow_the_initialiser_but_differ_from_the_start(explainer):
+    fresh = sanity.fresh_copy(explainer.model, seed=3)
+    name = "block2a_conv"
+    old, new = (m.get_layer(name).get_weights()[0] for m in (explainer.model, fresh))
+    assert np.abs(old - new).max() > 0.01
+    # He normal: variance 2 / fan-in, truncated.
+    assert new.std() == pytest.approx(np.sqrt(2 / 72), rel=0.1)
+    again = sanity.fresh_copy(explainer.model, seed=3).get_layer(name).get_weights()[0]
+    np.testing.assert_array_equal(new, again)
+
+
+def test_cascade_flags_the_edge_detector_and_restores_the_weights(explainer, images):
+    before = [w.copy() for w in explainer.model.get_weights()]
+    targets = np.arange(4) % 3
+    table = sanity.cascade(
+        explainer, ["gradient", "edges"], images[:4], targets, images, depths=3, seed=1
+    )
+    for old, now in zip(before, explainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    assert sorted(table["depth"].unique()) == [1, 2, 3]
+    assert table.query("depth == 3")["down_to"].unique().tolist() == ["block1a_conv"]
+    verdict = sanity.verdict(table.assign(model="B0")).set_index("map")
+    assert verdict.loc["edges", "survives"]
+    assert verdict.loc["edges", "rank_correlation"] == pytest.approx(1)
+    assert verdict.loc["gradient", "rank_correlation"] < 0.95
+
+
+def test_other_class_changes_maps_but_not_edges(explainer, images):
+    table = sanity.other_class(
+        explainer, ["integrated gradients", "edges"], images[:4], np.zeros(4, int), 3, seed=1
+    )
+    means = table.groupby("map")["rank_correlation"].mean()
+    assert means["edges"] == pytest.approx(1)
+    assert means["integrated gradients"] < 0.99
+
+
+def test_similarity_of_equal_inverted_and_empty_maps():
+    a = np.random.default_rng(0).random((2, 16, 16))
+    same = sanity.similarity(a, 3 * a)
+    np.testing.assert_allclose(same, 1)
+    assert sanity.similarity(a, 1 - a)["rank_correlation"].tolist() == pytest.approx([-1, -1])
+    assert sanity.similarity(a, 0 * a)["rank_correlation"].tolist() == [0, 0]
+
+
+def test_part_scores_of_a_map_on_the_arms():
+    arms = np.zeros((20, 20), bool)
+    arms[5, :] = True
+    scores = localisation.part_scores(arms.astype(float), {"arms": arms, "sky": ~arms})
+    assert scores["energy_arms"] == pytest.approx(1) and scores["energy_sky"] == 0
+    assert scores["area_arms"] == 0.05
+    assert np.isnan(localisation.part_scores(0.0 * arms, {"sky": ~arms})["energy_sky"])
+
+
+def test_arm_scores_against_scikit_learn_and_chance():
+    y, x = np.mgrid[-20:21, -20:21]
+    radius = np.hypot(x, y)
+    arms = (np.abs(x) < 2) & (radius > 5) & (radius < 18)
+    perfect = localisation.arm_scores(arms.astype(float), arms, radius)
+    assert perfect["pointing"] == 1 and perfect["precision"] == pytest.approx(1)
+    assert perfect["gain"] > 0.5
+    # A map without azimuthal structure gains nothing over its own average.
+    round_map = localisation.azimuthal_average(np.exp(-((radius - 10) ** 2) / 50), radius)
+    assert localisation.arm_scores(round_map, arms, radius)["gain"] == pytest.approx(0, abs=0.01)
+    noise = np.random.default_rng(0).random(arms.shape)
+    found = localisation.arm_scores(noise, arms, radius)
+    assert found["precision"] == average_precision_score(arms.ravel(), noise.ravel())
+    assert found["precision"] == pytest.approx(arms.mean(), abs=0.05)
+    empty = localisation.arm_scores(noise, np.zeros_like(arms), radius)
+    assert np.isnan(list(empty.values())).all()
+
+
+def test_galaxy_mask_finds_the_central_galaxy_not_its_neighbour():
+    y, x = np.mgrid[-32:32, -32:32] + 0.5
+    image = 0.9 * np.exp(-(x**2 + (2 * y) ** 2) / 200)
+    image += np.exp(-((x - 25) ** 2 + (y - 25) ** 2) / 8)
+    image += np.random.default_rng(0).normal(0.05, 0.01, image.shape)
+    mask = localisation.galaxy_mask(image[..., None])
+    assert mask[32, 32] and mask[32, 42] and not mask[57, 57] and not mask[2, 2]
+    assert not localisation.galaxy_mask(np.zeros((32, 32, 1))).any()
+
+
+def test_holm_by_hand():
+    p = pd.Series([0.01, 0.04, 0.03, np.nan])
+    assert localisation.holm(p).tolist()[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert np.isnan(localisation.holm(p)[3])
+
+
+def located(effect: float, seed: int = 0) -> pd.DataFrame:
+    """Scores of 24 galaxies whose B0 maps lie on the sky for "?" with a given effect."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for model in ("B0", "V2M"):
+        for method in ("Grad-CAM++", "SmoothGrad"):
+            for galaxy in range(24):
+                label = ["1", "2", "3", "?"][galaxy % 4]
+                sky = 0.3 + 0.02 * rng.normal()
+                sky += effect * (label == "?" and model == "B0")
+                rows.append(
+                    {"model": model, "map": method, "galaxy_id": galaxy, "label": label,
+                     "predicted": label, "n_arms": galaxy % 4 + 1.0, "area_sky": 0.6,
+                     "energy_sky": sky, "gain": np.nan}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_hypotheses_find_a_planted_effect_and_only_that():
+    table = localisation.hypotheses(located(0.3)).set_index(["sentence", "model"])
+    surroundings = table.loc["looks at the surroundings for ?"]
+    assert surroundings.loc["B0", "verdict"] == "supported"
+    assert surroundings.loc["B0", "effect"] == pytest.approx(0.3, abs=0.03)
+    assert surroundings.loc["B0", "low"] < 0.3 < surroundings.loc["B0", "high"] + 0.02
+    assert surroundings.loc["V2M", "verdict"] != "supported"
+    assert table.loc[("Grad-CAM++ covers the galaxy", "B0"), "verdict"] == "supported"
+    assert (table.loc["SmoothGrad traces the arms", "verdict"] == "not testable here").all()
+    against = localisation.hypotheses(located(-0.2)).set_index(["sentence", "model"])
+    assert against.loc[("looks at the surroundings for ?", "B0"), "verdict"] == "contradicted"
