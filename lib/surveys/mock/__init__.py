@@ -14,12 +14,12 @@ Examples
 from lib.surveys.mock.galaxies import draw_galaxies
 from lib.surveys.mock.render import arm_mask, bulge_mask, render
 from lib.surveys.mock.survey import MASS_SHIFT, simulate_batch, write_survey
-from lib.surveys.mock.votes import ANSWERS, TREE
+from lib.surveys.mock.votes import ANSWERS, QUESTIONS
 
 __all__ = [
     "ANSWERS",
     "MASS_SHIFT",
-    "TREE",
+    "QUESTIONS",
     "arm_mask",
     "bulge_mask",
     "draw_galaxies",

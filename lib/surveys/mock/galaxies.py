@@ -15,7 +15,7 @@ from lib.schema import ARM_CLASSES, InputError
 
 ARM_FREQUENCIES = {
     "gz2-like": dict(zip(ARM_CLASSES, (0.041, 0.617, 0.103, 0.028, 0.025, 0.187), strict=True)),
-    "enriched": dict(zip(ARM_CLASSES, (0.16, 0.24, 0.20, 0.13, 0.13, 0.14), strict=True)),
+    "enriched": dict(zip(ARM_CLASSES, (0.12, 0.24, 0.22, 0.16, 0.14, 0.12), strict=True)),
 }
 """Share of each arm class among simulated spirals. ``gz2-like`` is the mix of real face-on spirals
 without a purity cut (1,226 galaxies of the Galaxy Zoo challenge); ``enriched`` is nearly flat, so

@@ -123,6 +123,9 @@ def _vote_table(truth: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def _sample_table(truth: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``gz2sample``: redshifts, magnitudes and sizes."""
+    # Colour of the whole galaxy, between those of bulge and disc.
+    bulge = truth["bulge_fraction"]
+    g_r = bulge * truth["bulge_g_r"] + (1 - bulge) * truth["disc_g_r"]
     distance = 4283.0 * truth["redshift"] * (1 + 0.77 * truth["redshift"])
     return pd.DataFrame(
         {
@@ -131,7 +134,9 @@ def _sample_table(truth: pd.DataFrame) -> pd.DataFrame:
             "DEC": truth["dec"].round(6),
             "PETROR50_R": (truth["r90_arcsec"] * (0.44 - 0.1 * truth["bulge_fraction"])).round(4),
             "PETROR90_R": truth["r90_arcsec"].round(4),
+            "PETROMAG_G": (truth["mag_r"] + g_r).round(4),
             "PETROMAG_R": truth["mag_r"].round(4),
+            "PETROMAG_I": (truth["mag_r"] - 0.08 - 0.38 * g_r - truth["r_i_offset"]).round(4),
             "PETROMAG_MR": (truth["mag_r"] - 5 * np.log10(distance) - 25).round(4),
             "REDSHIFT": truth["redshift"].round(6),
             "REDSHIFTERR": 1e-4,

@@ -8,68 +8,14 @@ as "can't tell" although they exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
+from lib.surveys.gz2 import DECISION_TREE, MEASURES
 from lib.surveys.mock.render import NATIVE_PIXEL, SKY_SIGMA
 
-
-@dataclass(frozen=True)
-class Question:
-    """A task of the tree: its answers' column stems, and the answers after which it is asked."""
-
-    task: str
-    answers: tuple[str, ...]
-    asked_after: tuple[str, ...]
-
-
-TREE = (
-    Question(
-        "t01_smooth_or_features", ("a01_smooth", "a02_features_or_disk", "a03_star_or_artifact"), ()
-    ),
-    Question("t02_edgeon", ("a04_yes", "a05_no"), ("a02",)),
-    Question("t03_bar", ("a06_bar", "a07_no_bar"), ("a05",)),
-    Question("t04_spiral", ("a08_spiral", "a09_no_spiral"), ("a05",)),
-    Question(
-        "t05_bulge_prominence",
-        ("a10_no_bulge", "a11_just_noticeable", "a12_obvious", "a13_dominant"),
-        ("a05",),
-    ),
-    Question("t06_odd", ("a14_yes", "a15_no"), ("a01", "a02")),
-    Question(
-        "t07_rounded", ("a16_completely_round", "a17_in_between", "a18_cigar_shaped"), ("a01",)
-    ),
-    Question(
-        "t08_odd_feature",
-        (
-            "a19_ring",
-            "a20_lens_or_arc",
-            "a21_disturbed",
-            "a22_irregular",
-            "a23_other",
-            "a24_merger",
-            "a38_dust_lane",
-        ),
-        ("a14",),
-    ),
-    Question("t09_bulge_shape", ("a25_rounded", "a26_boxy", "a27_no_bulge"), ("a04",)),
-    Question("t10_arms_winding", ("a28_tight", "a29_medium", "a30_loose"), ("a08",)),
-    Question(
-        "t11_arms_number",
-        ("a31_1", "a32_2", "a33_3", "a34_4", "a36_more_than_4", "a37_cant_tell"),
-        ("a08",),
-    ),
-)
-"""The decision tree of GZ2. In the real tree T05 and T06 follow several steps; since each
-volunteer passes them once, it is enough to name the answers that lead there."""
-
-ANSWERS = tuple(f"{q.task}_{a}" for q in TREE for a in q.answers)
+ANSWERS = tuple(f"{task}_{a}" for task, (_, answers) in DECISION_TREE.items() for a in answers)
 """Column stems of the 37 answers, in tree order."""
-
-MEASURES = ("count", "weight", "fraction", "weighted_fraction", "debiased", "flag")
-"""Columns of each answer."""
 
 CLEAN_THRESHOLDS = {
     "t02": {"a02": 0.430},
@@ -85,10 +31,21 @@ CLEAN_THRESHOLDS = {
 """Weighted fractions that the steps before a task must reach for a clean flag (Willett et al. 2013,
 Table 3, at least 20 votes)."""
 
-_COLUMN = {a[:3]: k for k, a in enumerate(a for q in TREE for a in q.answers)}
-_SLICES = {
-    q.task[:3]: slice(_COLUMN[q.answers[0][:3]], _COLUMN[q.answers[-1][:3]] + 1) for q in TREE
+_CODES = [a[:3] for _, answers in DECISION_TREE.values() for a in answers]
+_COLUMN = {code: k for k, code in enumerate(_CODES)}
+
+QUESTIONS = {
+    task[:3]: slice(_COLUMN[next(iter(answers))[:3]], _COLUMN[list(answers)[-1][:3]] + 1)
+    for task, (_, answers) in DECISION_TREE.items()
 }
+"""Task (``t01`` ... ``t11``) -> where its answers stand in `ANSWERS`."""
+
+_LEADS_TO = [f"t{after}" for _, answers in DECISION_TREE.values() for after in answers.values()]
+_ASKED_AFTER = {
+    task: [k for k, after in enumerate(_LEADS_TO) if after == task] for task in QUESTIONS
+}
+# A question comes after all those that lead to it.
+_ORDER = ("t01", "t02", "t03", "t04", "t10", "t11", "t05", "t07", "t09", "t06", "t08")
 
 # Rows: what is really there, m = 1, 2, 3, 4, 5 and more, none countable. Columns: answers of T11,
 # when the arms are as clear as can be. Volunteers miscount mostly by one, and rather downwards.
@@ -96,14 +53,14 @@ _ARM_CONFUSION = np.array(
     [
         [0.900, 0.060, 0.010, 0.004, 0.004, 0.022],
         [0.010, 0.945, 0.018, 0.006, 0.003, 0.018],
-        [0.008, 0.065, 0.880, 0.027, 0.005, 0.015],
-        [0.004, 0.030, 0.055, 0.865, 0.026, 0.020],
+        [0.006, 0.050, 0.904, 0.022, 0.004, 0.014],
+        [0.003, 0.022, 0.045, 0.888, 0.024, 0.018],
         [0.003, 0.012, 0.020, 0.045, 0.895, 0.025],
         [0.025, 0.045, 0.020, 0.010, 0.040, 0.860],
     ]
 )
 
-_CONCENTRATION = 32.0
+_CONCENTRATION = 36.0
 """Of the Dirichlet from which each galaxy's own answer probabilities come: the lower, the more
 galaxies differ beyond what is modelled."""
 
@@ -169,7 +126,7 @@ def _face_on_probabilities(truth: pd.DataFrame, p: dict[str, np.ndarray]) -> Non
     clear = np.where(truth["n_arms"] > 0, visible, 1.0)[:, None]
     # Weak ones among the arms are overlooked, so fewer are counted.
     fewer = _ARM_CONFUSION[np.where((row > 0) & (row < 5), row - 1, row)]
-    overlooked = np.clip(1.1 * truth["arm_inequality"].to_numpy() - 0.35, 0, 0.6)[:, None]
+    overlooked = np.clip(1.1 * truth["arm_inequality"].to_numpy() - 0.40, 0, 0.6)[:, None]
     overlooked = overlooked * np.where(row == 1, 0.3, 1.0)[:, None]
     counted = (1 - overlooked) * _ARM_CONFUSION[row] + overlooked * fewer
     hidden = _ARM_CONFUSION[5]
@@ -219,9 +176,9 @@ def answer_probabilities(truth: pd.DataFrame) -> np.ndarray:
     p["t08"] = np.broadcast_to(shape, (n, 7)).copy()
     bulge = _sigmoid((np.log(truth["bulge_fraction"].to_numpy()) - np.log(0.06)) / 0.4)
     p["t09"] = np.stack([0.93 * bulge, 0.07 * bulge, 1 - bulge], axis=1)
-    table = np.concatenate([p[q.task[:3]] for q in TREE], axis=1)
+    table = np.concatenate([p[task] for task in QUESTIONS], axis=1)
     table = np.clip(table, 1e-4, None)
-    for part in _SLICES.values():
+    for part in QUESTIONS.values():
         table[:, part] /= table[:, part].sum(axis=1, keepdims=True)
     return table
 
@@ -245,13 +202,10 @@ def draw_counts(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarr
     # GZ2 galaxies have 44 classifications in the median, few less than 30.
     classifications = np.clip(np.rint(rng.normal(44, 6, n)), 25, 70).astype(np.int64)
     counts = np.zeros(probabilities.shape, dtype=np.int64)
-    for question in TREE:
-        part = _SLICES[question.task[:3]]
-        asked = (
-            counts[:, [_COLUMN[a] for a in question.asked_after]].sum(axis=1)
-            if question.asked_after
-            else classifications
-        )
+    for task in _ORDER:
+        part = QUESTIONS[task]
+        leads_here = _ASKED_AFTER[task]
+        asked = counts[:, leads_here].sum(axis=1) if leads_here else classifications
         own = rng.gamma(_CONCENTRATION * probabilities[:, part]) + 1e-9
         counts[:, part] = rng.multinomial(asked, own / own.sum(axis=1, keepdims=True))
     return counts
@@ -260,7 +214,7 @@ def draw_counts(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarr
 def _fractions(amount: np.ndarray) -> np.ndarray:
     """Share of each answer within its question, 0 where nobody was asked."""
     shares = np.zeros(amount.shape)
-    for part in _SLICES.values():
+    for part in QUESTIONS.values():
         total = amount[:, part].sum(axis=1, keepdims=True)
         np.divide(amount[:, part], total, out=shares[:, part], where=total > 0)
     return shares
@@ -278,7 +232,7 @@ def _debias(weighted: np.ndarray, redshift: np.ndarray) -> np.ndarray:
 def _flags(counts: np.ndarray, weighted: np.ndarray, debiased: np.ndarray) -> np.ndarray:
     """Clean flags: debiased fraction of 0.8, steps before it passed, 20 votes in the task."""
     flags = debiased >= 0.8
-    for task, part in _SLICES.items():
+    for task, part in QUESTIONS.items():
         passes = counts[:, part].sum(axis=1) >= 20
         for answer, threshold in CLEAN_THRESHOLDS.get(task, {}).items():
             passes &= weighted[:, _COLUMN[answer]] >= threshold
@@ -320,7 +274,7 @@ def vote_columns(
         for name, values in zip(MEASURES, measures, strict=True)
     }
     totals = {
-        "total_classifications": counts[:, _SLICES["t01"]].sum(axis=1),
+        "total_classifications": counts[:, QUESTIONS["t01"]].sum(axis=1),
         "total_votes": counts.sum(axis=1),
     }
     return pd.DataFrame(totals | columns)
@@ -330,7 +284,7 @@ def morphology_names(counts: np.ndarray) -> list[str]:
     """GZ2 class of each galaxy, e.g. ``SBb2m`` (Willett et al. 2013, Appendix A)."""
 
     def best(task: str, letters: str) -> np.ndarray:
-        return np.array(list(letters))[counts[:, _SLICES[task]].argmax(axis=1)]
+        return np.array(list(letters))[counts[:, QUESTIONS[task]].argmax(axis=1)]
 
     first, odd = best("t01", "ESA"), best("t06", "o ")
     edge, bar, spiral = best("t02", "e "), best("t03", "B "), best("t04", "s ")
