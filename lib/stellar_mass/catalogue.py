@@ -142,6 +142,19 @@ def _counts(what: str, unit: str, counts: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame({what: list(counts), unit: list(counts.values())})
 
 
+def check_settings(**settings: float) -> None:
+    """Refuse a parameter of the analysis that is not above zero.
+
+    Raises
+    ------
+    InputError
+        Names the parameter and its value.
+    """
+    for name, value in settings.items():
+        if value <= 0:
+            raise InputError(f"parameter {name} is {value}: it must be above 0")
+
+
 def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> list[Path]:
     """Files of the mass catalogue: one CSV file, or the info and the extra FITS file.
 

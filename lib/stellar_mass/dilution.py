@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lib.schema import MERGES
-from lib.stellar_mass.groups import CLASSES, MERGE
+from lib.stellar_mass.catalogue import join_by_position
+from lib.stellar_mass.groups import CLASSES, MERGE, merge_probabilities, stack
+from lib.stellar_mass.statistics import bootstrap_interval, mean_difference
 
 
 def drawn_shifts(
@@ -65,6 +68,20 @@ def drawn_shifts(
             "shift_low": low,
             "shift_high": high,
             "spread_of_classes": spread,
+        }
+    )
+
+
+def drawn_table(groups: dict[str, pd.DataFrame], **options) -> pd.DataFrame:
+    """`drawn_shifts` of every source: by vote fractions for the label, else by probabilities."""
+    return stack(
+        {
+            source: drawn_shifts(
+                table["value"].to_numpy(),
+                merge_probabilities(table, "rho" if source == "label" else "p"),
+                **options,
+            )
+            for source, table in groups.items()
         }
     )
 
@@ -131,6 +148,23 @@ def _dilution(values: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
     return np.stack([reference, expected, observed, observed - expected])
 
 
+def dilution_table(groups: dict[str, pd.DataFrame], **options) -> pd.DataFrame:
+    """`predicted_dilution` of every model, with the labels as reference."""
+    label = groups["label"].set_index("galaxy_id")["arm_class"]
+    return stack(
+        {
+            role: predicted_dilution(
+                table["value"].to_numpy(),
+                table["galaxy_id"].map(label).to_numpy(dtype=str),
+                table["arm_class"].to_numpy(dtype=str),
+                **options,
+            )
+            for role, table in groups.items()
+            if role != "label"
+        }
+    )
+
+
 def truth_test(
     groups: dict[str, pd.DataFrame],
     true_class: pd.Series,
@@ -180,6 +214,66 @@ def truth_test(
 def _merged_truth(table: pd.DataFrame, true_class: pd.Series) -> np.ndarray:
     known = table["galaxy_id"].map(true_class).fillna("none").astype(str)
     return known.replace(MERGES[MERGE]).to_numpy(dtype=str)
+
+
+def position_table(
+    sample: pd.DataFrame,
+    masses: pd.DataFrame,
+    groups: dict[str, pd.DataFrame],
+    n_resamples: int = 1000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Shifts of all classes after a join by identifier, and by row position.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        ``galaxy_id``, ``specobjid``: all galaxies, with or without a mass.
+    masses : DataFrame
+        Trustworthy rows of the catalogue, see `lib.stellar_mass.catalogue.Measured`.
+    groups : dict
+        As `lib.stellar_mass.groups.classified` gives them.
+
+    Returns
+    -------
+    DataFrame
+        ``source``, ``join`` ("identifier" or "position"), ``label``, ``n``, ``shift`` with its
+        interval, ``welch_p``, and ``own_share``, the share of the galaxies with their own mass.
+    """
+    joined = join_by_position(sample, masses)
+    joined = joined[np.isfinite(joined["value"])].set_index("galaxy_id")
+    tables = {}
+    for source, table in groups.items():
+        beside = table[table["galaxy_id"].isin(joined.index)]
+        beside = beside.assign(
+            value=beside["galaxy_id"].map(joined["value"]),
+            own=beside["galaxy_id"].map(joined["own"]).astype(float),
+        )
+        by_join = {"identifier": table.assign(own=1.0), "position": beside}
+        parts = [
+            pd.DataFrame(_plain_shifts(rows, n_resamples, seed)).assign(
+                join=name, own_share=rows["own"].mean()
+            )
+            for name, rows in by_join.items()
+        ]
+        tables[source] = pd.concat(parts)
+    return stack(tables)
+
+
+def _plain_shifts(table: pd.DataFrame, n_resamples: int, seed: int) -> list[dict]:
+    rows = []
+    for arm_class in CLASSES:
+        inside = (table["arm_class"] == arm_class).to_numpy()
+        a, b = table["value"].to_numpy()[inside], table["value"].to_numpy()[~inside]
+        row = {"label": arm_class, "n": len(a)}
+        if min(len(a), len(b)) > 1:
+            row["shift"] = float(mean_difference(a, b))
+            row["shift_low"], row["shift_high"] = bootstrap_interval(
+                a, b, mean_difference, n_resamples, seed=seed
+            )
+            row["welch_p"] = stats.ttest_ind(a, b, equal_var=False).pvalue
+        rows.append(row)
+    return rows
 
 
 def class_shifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -87,3 +87,20 @@ def merge_probabilities(table: pd.DataFrame, prefix: str) -> np.ndarray:
     weights = np.stack(columns, axis=1)
     total = weights.sum(axis=1, keepdims=True)
     return np.divide(weights, total, out=np.full_like(weights, np.nan), where=total > 0)
+
+
+def stack(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One table from one per source of classes, with the source as its first column."""
+    parts = [table.assign(source=source) for source, table in tables.items()]
+    stacked = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"source": []})
+    return stacked[["source", *stacked.columns.drop("source")]]
+
+
+def size_table(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Galaxies, mean and standard deviation of the property, by source and class."""
+    tables = {}
+    for source, table in groups.items():
+        values = table.groupby("arm_class")["value"].agg(["size", "mean", "std"])
+        tables[source] = values.reindex(CLASSES).rename_axis("label").reset_index()
+    stacked = stack(tables).rename(columns={"size": "n"})
+    return stacked.assign(n=stacked["n"].fillna(0).astype(int))

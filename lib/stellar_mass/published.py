@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.stellar_mass.groups import CLASSES
+from lib.stellar_mass.groups import CLASSES, stack
+
+
+def published_table(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`published_tests` of every source of classes, with ``source``."""
+    return stack(
+        {
+            source: published_tests(table["value"].to_numpy(), table["arm_class"].to_numpy())
+            for source, table in groups.items()
+        }
+    )
 
 
 def published_tests(values: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -59,6 +69,28 @@ def check_printed_rows(p_values: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def beside_paper(ours: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
+    """Our Table 4 beside the printed one.
+
+    Parameters
+    ----------
+    ours : DataFrame
+        From `published_table`.
+    printed : DataFrame
+        From `check_printed_rows`.
+
+    Returns
+    -------
+    DataFrame
+        Index ``source``, ``label``; columns ``("ours", ...)`` and ``("paper", ...)``.
+    """
+    ours = ours.set_index(["source", "label"])
+    printed = printed.rename_axis(index=["source", "label"]).rename(
+        columns={"t_p": "t_p_two_sided"}
+    )
+    return pd.concat({"ours": ours, "paper": printed[ours.columns]}, axis=1).reindex(ours.index)
+
+
 def implied_shifts(n: pd.Series, t: pd.Series, total: int) -> pd.DataFrame:
     """What printed t of subsample against whole says about subsample against the rest.
 
@@ -91,3 +123,26 @@ def implied_shifts(n: pd.Series, t: pd.Series, total: int) -> pd.DataFrame:
     table.attrs["balance"] = float((n * whole).sum())
     table.attrs["anova_p"] = float(stats.f.sf(f, groups - 1, within))
     return table
+
+
+def implied_table(table_4: pd.DataFrame, total: int) -> pd.DataFrame:
+    """`implied_shifts` of every source of Table 4.
+
+    Parameters
+    ----------
+    table_4 : DataFrame
+        `lib.paper.TABLE_4`: index ``classes_from``, ``label``; columns ``n``, ``t``.
+    total : int
+        Size of the whole sample.
+
+    Returns
+    -------
+    DataFrame
+        With ``source``, ``label`` and, equal in all rows of a source, ``balance`` and ``anova_p``.
+    """
+    tables = {}
+    for source, rows in table_4.groupby(level="classes_from", sort=False):
+        rows = rows.droplevel("classes_from")
+        implied = implied_shifts(rows["n"], rows["t"], total)
+        tables[source] = implied.assign(**implied.attrs).reset_index()
+    return stack(tables)

@@ -13,10 +13,20 @@ import pandas as pd
 from scipy import optimize, stats
 from scipy.spatial import KDTree
 
-from lib.stellar_mass.groups import CLASSES
+from lib.stellar_mass.groups import CLASSES, stack
 
 TESTS = ("welch", "ks", "ad", "mw")
 """Welch's t, Kolmogorov-Smirnov, Anderson-Darling, Mann-Whitney."""
+
+_ESTIMATE = ["shift", "shift_low", "shift_high"]
+EFFECT_COLUMNS = ["source", "label", "n", "n_rest", *_ESTIMATE, "delta", "delta_low", "delta_high"]
+P_COLUMNS = [
+    "source",
+    "label",
+    "welch_p_higher",
+    "welch_p_lower",
+    *(f"{test}_p{suffix}" for test in TESTS for suffix in ("", "_holm")),
+]
 
 
 def mean_difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -169,6 +179,16 @@ def sound_tests(values: np.ndarray, labels: np.ndarray, seed: int = 42, **option
     return _with_holm(rows)
 
 
+def sound_table(groups: dict[str, pd.DataFrame], **options) -> pd.DataFrame:
+    """`sound_tests` of every source of classes, with ``source``."""
+    return stack(
+        {
+            source: sound_tests(table["value"].to_numpy(), table["arm_class"].to_numpy(), **options)
+            for source, table in groups.items()
+        }
+    )
+
+
 def matched_pairs(
     inside: np.ndarray, covariates: np.ndarray, caliper: float = 0.1, seed: int = 42
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -255,10 +275,24 @@ def matched_tests(
     return _with_holm(rows)
 
 
-def covariates(table: pd.DataFrame, match_on: list[str], prop: str) -> pd.DataFrame:
+def matched_table(groups: dict[str, pd.DataFrame], match_on: list[str], **options) -> pd.DataFrame:
+    """`matched_tests` of every source of classes in the columns `match_on`, with ``source``."""
+    return stack(
+        {
+            source: matched_tests(
+                table["value"].to_numpy(),
+                table["arm_class"].to_numpy(),
+                table[match_on].astype(float),
+                **options,
+            )
+            for source, table in groups.items()
+        }
+    )
+
+
+def covariates(table: pd.DataFrame, match_on: list[str], prop: str) -> list[str]:
     """Columns to match in: those of `match_on` that the survey has, without the property itself."""
-    usable = [c for c in match_on if c != prop and c in table and table[c].notna().any()]
-    return table[usable].astype(float)
+    return [c for c in match_on if c != prop and c in table and table[c].notna().any()]
 
 
 def _contrast(a: pd.Series, b: pd.Series, spread: float) -> float:
@@ -286,10 +320,22 @@ def overall_tests(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
+def overall_table(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`overall_tests` of every source of classes, one row each."""
+    return stack(
+        {
+            source: pd.DataFrame(
+                [overall_tests(table["value"].to_numpy(), table["arm_class"].to_numpy())]
+            )
+            for source, table in groups.items()
+        }
+    )
+
+
 def minimum_detectable_shift(
     n: int, n_rest: int, spread: float, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """Smallest true difference of means that a two-sided t-test finds with a given power.
+    """Smallest difference of means that a two-sided t-test finds, with its sign, at some power.
 
     Parameters
     ----------
@@ -311,15 +357,16 @@ def minimum_detectable_shift(
     degrees = n + n_rest - 2
     critical = stats.t.isf(alpha / 2, degrees)
 
-    def missing_power(noncentrality: float) -> float:
-        upper = stats.nct.sf(critical, degrees, noncentrality)
-        return upper + stats.nct.cdf(-critical, degrees, noncentrality) - power
-
-    noncentrality = optimize.brentq(missing_power, 0, critical + 10)
+    # Rejections on the wrong side are not counted.
+    noncentrality = optimize.brentq(
+        lambda x: stats.nct.sf(critical, degrees, x) - power, 0, 2 * critical + 4
+    )
     return float(noncentrality * spread * np.sqrt(1 / n + 1 / n_rest))
 
 
-def power_table(sizes: pd.Series, total: int, spread: float, power: float = 0.8) -> pd.DataFrame:
+def detectable_shifts(
+    sizes: pd.Series, total: int, spread: float, power: float = 0.8
+) -> pd.DataFrame:
     """Shift that each class could have shown, for one test and for Holm's strictest step.
 
     Parameters
@@ -347,3 +394,37 @@ def power_table(sizes: pd.Series, total: int, spread: float, power: float = 0.8)
         for label, n in sizes.items()
     ]
     return pd.DataFrame(rows)
+
+
+def power_table(groups: dict[str, pd.DataFrame], printed: pd.Series) -> pd.DataFrame:
+    """`detectable_shifts` for the classes' sizes here and in the paper's Table 4.
+
+    Parameters
+    ----------
+    groups : dict
+        As `lib.stellar_mass.groups.classified` gives them.
+    printed : Series
+        Sizes in Table 4, indexed by ``classes_from`` and ``label``.
+
+    Returns
+    -------
+    DataFrame
+        With ``sizes``: the source of the classes, or "paper: " and the source. The spread is that
+        of the galaxies here, since the paper prints none.
+    """
+    spread = float(groups["label"]["value"].std())
+    tables = {}
+    for source, table in groups.items():
+        sizes = table["arm_class"].value_counts().reindex(CLASSES, fill_value=0)
+        tables[source] = detectable_shifts(sizes, len(table), spread)
+    for source, sizes in printed.groupby(level="classes_from", sort=False):
+        sizes = sizes.droplevel("classes_from")
+        tables[f"paper: {source}"] = detectable_shifts(sizes, int(sizes.sum()), spread)
+    return stack(tables).rename(columns={"source": "sizes"})
+
+
+def estimates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Shifts of several tables below each other, with the name of the table as ``estimate``."""
+    columns = ["source", "label", *_ESTIMATE]
+    parts = [table[columns].assign(estimate=name) for name, table in tables.items() if len(table)]
+    return pd.concat(parts, ignore_index=True)
