@@ -8,7 +8,7 @@ resamples cost milliseconds. No TensorFlow here.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -110,16 +110,29 @@ def read_run(folder: str | Path) -> Run:
     predictions = pd.read_parquet(folder / "predictions.parquet")
     check_predictions(predictions, tuple(settings["classes"]), str(folder / "predictions.parquet"))
     history = pd.read_csv(folder / "history.csv")
-    epochs = folder / "validation_probabilities.npy"
-    kept = np.load(epochs).astype(np.float64) if epochs.is_file() else None
-    n = int((predictions["split"] == "validation").sum())
-    expected = (len(history), n, len(settings["classes"]))
-    if kept is not None and kept.shape != expected:
+    run = Run(folder.name, settings, predictions, history, None)
+    kept = folder / "validation_probabilities.npy"
+    return replace(run, epoch_probabilities=_read_epochs(kept, run)) if kept.is_file() else run
+
+
+def _read_epochs(path: Path, run: Run) -> np.ndarray:
+    """Probabilities of every epoch, checked against the run's history and predictions."""
+    probabilities = np.load(path).astype(np.float64)
+    expected = (len(run.history), len(run.part("validation")), len(run.classes))
+    if probabilities.shape != expected:
         raise InputError(
-            f"{epochs} has shape {kept.shape}, but history and predictions ask for {expected} "
-            "(epochs, validation galaxies, classes): train again."
+            f"{path} has shape {probabilities.shape}, but history and predictions ask for "
+            f"{expected} (epochs, validation galaxies, classes): train again."
         )
-    return Run(folder.name, settings, predictions, history, kept)
+    predicted = class_index(run.part("validation")["predicted"], run.classes)
+    agreement = (probabilities.argmax(axis=2) == predicted).mean(axis=1).max()
+    # The best epoch made the predictions; batches of other sizes may round a near tie otherwise.
+    if agreement < 0.98:
+        raise InputError(
+            f"{path}: no epoch agrees with predictions.parquet on more than {agreement:.0%} of the "
+            "validation galaxies, so that they are not of one run: train again."
+        )
+    return probabilities
 
 
 def check_predictions(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> None:

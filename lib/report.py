@@ -119,14 +119,20 @@ def numbers(report: dict) -> pd.Series:
     Returns
     -------
     Series of float
-        Truth values, texts and figures are left out.
+        Truth values, texts and figures are left out, and the numbers per class, which the
+        comparison has cell by cell.
     """
     found = {name: flatten(step["metrics"]) for name, step in report["steps"].items()}
     if report["comparison"] is not None:
         found[COMPARISON] |= flatten(
             {k: v for k, v in report["comparison"].items() if k != "table"}
         )
-    rows = {f"{step}.{name}": x for step, values in found.items() for name, x in values.items()}
+    rows = {
+        f"{step}.{name}": number
+        for step, values in found.items()
+        for name, number in values.items()
+        if ".classes." not in name
+    }
     return pd.Series(rows, dtype=float, name=report["profile"])
 
 

@@ -52,9 +52,11 @@ def write_run(folder, *, seed=0, n=339, role="B0", splits=None, epochs=0, **sett
     (folder / "model.json").write_text(json.dumps(model))
     pd.DataFrame({"epoch": range(epochs or 2)}).to_csv(folder / "history.csv", index=False)
     if epochs:
-        validation = (table["split"] == "validation").sum()
-        shape = (epochs, validation, K)
-        np.save(folder / "validation_probabilities.npy", rng.random(shape).astype(np.float16))
+        # The best epoch, in the middle, made the predictions; the others are worse by design.
+        validation = table[table["split"] == "validation"]
+        kept = rng.random((epochs, len(validation), K))
+        kept[epochs // 2] = np.eye(K)[ev.class_index(validation["predicted"], ARM_CLASSES)]
+        np.save(folder / "validation_probabilities.npy", kept.astype(np.float16))
     return folder
 
 
@@ -546,6 +548,9 @@ def test_incomplete_runs_are_refused(tmp_path):
     folder = write_run(tmp_path / "run", epochs=3)
     np.save(folder / "validation_probabilities.npy", np.zeros((2, 339, K)))
     with pytest.raises(InputError, match=r"shape \(2, 339, 6\)"):
+        ev.read_run(folder)
+    np.save(folder / "validation_probabilities.npy", np.random.default_rng(0).random((3, 339, K)))
+    with pytest.raises(InputError, match="not of one run"):
         ev.read_run(folder)
     (folder / "model.json").write_text("{}")
     with pytest.raises(InputError, match="role, classes, protocol"):

@@ -232,18 +232,18 @@ def unseen_recall(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def mcnemar_possible(outcomes: pd.DataFrame, smallest: int) -> Figure:
+def mcnemar_possible(outcomes: pd.DataFrame, smallest: int, largest: int) -> Figure:
     """Draw McNemar's p-value of the published models for every possible overlap of their errors.
 
     Parameters
     ----------
     outcomes : DataFrame
         Columns ``only_a`` (galaxies that only the first model gets right) and ``p_value``.
-    smallest : int
-        Least `only_a` that the counts class by class allow.
+    smallest, largest : int
+        Range of `only_a` that the counts class by class allow.
     """
     figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 2.8), layout="constrained")
-    allowed = outcomes["only_a"] >= smallest
+    allowed = outcomes["only_a"].between(smallest, largest)
     for rows, colour, name in (
         (outcomes[~allowed], "0.75", "excluded by the counts per class"),
         (outcomes[allowed], "#0072B2", "possible"),
@@ -251,6 +251,8 @@ def mcnemar_possible(outcomes: pd.DataFrame, smallest: int) -> Figure:
         axis.scatter(rows["only_a"], rows["p_value"], color=colour, s=14, label=name)
     axis.axhline(0.05, color="#D55E00", linewidth=1)
     axis.set_yscale("log")
+    axis.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
+    axis.minorticks_off()
     axis.set_xlabel("galaxies that only B0 gets right")
     axis.set_ylabel("McNemar's p")
     axis.legend(loc="lower right")

@@ -1,0 +1,485 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09  Model comparison
+#
+# **Question.** How well do the two networks count spiral arms, is one better than the other, and
+# which of the paper's numbers stand?
+#
+# **Reproduces** Sec. 5.1, Table 3 and Fig. 7 of Lee, Soo & Sharoni (arXiv:2412.11696), and checks
+# the paper's own arithmetic.
+#
+# **Inputs**
+# - `01_sample_selection`: the votes and the selected galaxies
+# - `03_train_b0`, `04_train_v2m` and any further training runs: predictions and settings
+#
+# **Outputs**
+# - `comparison.csv`: every number of Table 3 beside ours
+# - `audit.csv`: statements of the paper, recomputed
+# - `report.json`: all scores, tests and calibration of this notebook
+# - figures
+
+# %% [markdown]
+# ## 1 Set-up
+#
+# ### 1.1 Import packages
+#
+# Import the project's library; the statistics are in `lib.evaluation`, the paper's numbers in
+# `lib.paper`.
+
+# %%
+import pandas as pd
+from IPython.display import Markdown, display
+
+from lib import evaluation, paper, paths, report, selection
+from lib.figures import comparison as figures
+from lib.figures import style
+from lib.schema import InputError
+
+style.use()
+
+# %% [markdown]
+# ### 1.2 Define parameters
+#
+# Add folders to `runs` to compare more trained networks, for example with merged classes. Runs with
+# the same classes are tested against each other, galaxy by galaxy.
+
+# %% tags=["parameters"]
+# Folder of the run; a relative path starts at the project root.
+run_dir = "runs/mock"
+# Name of this notebook's folder below it.
+output = "09_model_comparison"
+# Folders of training runs to compare, below run_dir.
+runs = ["03_train_b0", "04_train_v2m"]
+# Bins of confidence in the reliability diagram.
+bins = 10
+# Folds of the temperature scaling.
+folds = 5
+# Seed of the bootstrap and of the folds.
+seed = 42
+
+# %% [markdown]
+# ### 1.3 Check the parameters
+#
+# Stop here, before any work, if a value is not possible.
+
+# %%
+if not runs or len(set(runs)) < len(runs):
+    raise InputError(f"runs = {runs}: give at least one training folder, each once")
+if bins < 2 or folds < 2:
+    raise InputError(f"bins = {bins}, folds = {folds}: both must be 2 or more")
+
+# %% [markdown]
+# ### 1.4 Read the runs
+#
+# Read what each training run left behind. The files are checked: classes, probabilities and
+# galaxies have to fit together.
+
+# %%
+out = paths.output_folder(run_dir, output)
+trained = [evaluation.read_run(paths.step_folder(run_dir, name)) for name in runs]
+selected = paths.step_folder(run_dir, "01_sample_selection")
+sample = pd.read_parquet(selected / "sample.parquet")
+votes = pd.read_parquet(selected / "votes.parquet")
+
+# %% [markdown]
+# ### 1.5 Name what is compared
+#
+# List the runs. `protocol` says how to read every number below: under `published` the galaxies that
+# a score is reported on have also chosen the best epoch, as in the paper, so that the score is
+# optimistic; under `sound` they have not.
+
+# %%
+settings = pd.DataFrame([run.settings for run in trained], index=runs)
+wanted = ["role", "backbone", "weights", "crop", "colour", "merge", "sampling", "protocol"]
+listing = settings.reindex(columns=wanted)
+listing["reported on"] = [f"{len(run.part()):,} {run.reported_split}" for run in trained]
+display(listing.T)
+
+# %% [markdown]
+# ## 2 Confusion matrices
+#
+# ### 2.1 Draw them
+#
+# Draw one matrix per run (Fig. 7). Colours and the upper numbers are shares of the label's
+# galaxies, the lower numbers count galaxies. A share of a class with few galaxies is a coarse number.
+
+# %%
+matrices = {run.name: run.confusion() for run in trained}
+style.show(
+    figures.confusion_matrices(
+        {f"{run.name} ({run.protocol})": run.confusion() for run in trained}
+    ),
+    out / "confusion_matrices.png",
+    "Confusion matrices of the reported galaxies (rows: label, columns: prediction). Upper number "
+    "and colour: share of the label's galaxies; lower number: galaxies. As Fig. 7 of the paper.",
+)
+
+# %% [markdown]
+# ### 2.2 Look at the paper's own matrix
+#
+# Draw the confusion matrix that the authors' log prints for B0. In Sec. 5.2 the paper says that
+# galaxies with m = 3 are called m = 4: the matrix shows the reverse.
+
+# %%
+style.show(
+    figures.confusion_matrices({"paper, B0 (published)": paper.B0_CONFUSION}),
+    out / "confusion_paper_b0.png",
+    "Confusion matrix of the paper's B0 on its validation galaxies, from the authors' run log. "
+    "Galaxies with m = 4 are called m = 3, not the other way round.",
+)
+
+# %% [markdown]
+# ### 2.3 Find the commonest mistakes
+#
+# List the pairs of classes that are confused most often, largest share first.
+
+# %%
+shares = pd.concat({name: evaluation.normalise(m).stack() for name, m in matrices.items()})
+mistakes = shares.rename("share").rename_axis(["run", "label", "predicted"]).reset_index()
+mistakes = mistakes[mistakes["label"] != mistakes["predicted"]]
+mistakes = mistakes.sort_values(["run", "share"], ascending=[True, False])
+display(mistakes.groupby("run").head(4).reset_index(drop=True).round(3))
+
+# %% [markdown]
+# ## 3 Table 3, cell by cell
+#
+# ### 3.1 Put the paper beside our runs
+#
+# Compute precision, recall and F1 of each class with 95 % intervals, and set the printed number
+# beside each. `inside` says whether the paper's number lies in our interval.
+
+# %%
+comparison = pd.concat(
+    [evaluation.compare_with_paper(run, seed=seed) for run in trained], ignore_index=True
+)
+cells = comparison[comparison["label"] != "all"]
+shown = ["run", "protocol", "label", "metric", "n", "ours", "low", "high", "paper", "difference"]
+display(cells[[*shown, "inside"]].round(3))
+
+# %% [markdown]
+# ### 3.2 Draw it
+#
+# Draw the same numbers. The paper's intervals come from the whole galaxies behind its rounded
+# numbers (section 7.2). Wide bars are classes with few galaxies, in the paper as here.
+
+# %%
+style.show(
+    figures.table_3(comparison),
+    out / "table_3.png",
+    "Precision, recall and F1-score per arm class of each run (coloured, with 95 % Wilson "
+    "intervals) beside the paper's Table 3 (white diamonds; grey: 95 % intervals of its deduced "
+    "counts).",
+)
+
+# %% [markdown]
+# ### 3.3 Sum up over the classes
+#
+# Compare the overall scores. Accuracy is ruled by the large classes; balanced accuracy and macro-F1
+# give each class the same weight. The paper prints none of them: its column follows from its table.
+
+# %%
+overall = comparison[comparison["label"] == "all"]
+display(overall[[*shown, "inside"]].drop(columns="label").reset_index(drop=True).round(3))
+
+# %% [markdown]
+# ### 3.4 Carry the precision over to the sky
+#
+# Compute what the same recalls mean at the frequencies of the whole sample. A precision measured on
+# a down-sampled set holds for that set only: where m = 2 outnumbers the rest, a few per cent of it
+# swamp the rare classes.
+
+# %%
+sky = []
+for run in trained:
+    counts = selection.class_counts(sample["label"], run.settings.get("merge", "none")).to_dict()
+    natural = evaluation.class_report(evaluation.at_frequencies(run.confusion(), counts))
+    reported = evaluation.class_report(run.confusion())["precision"]
+    sky.append(pd.DataFrame({"reported": reported, "at sample frequencies": natural["precision"]}))
+natural = evaluation.at_frequencies(paper.B0_CONFUSION, paper.CLASS_COUNTS)
+paper_sky = pd.DataFrame(
+    {
+        "reported": evaluation.class_report(paper.B0_CONFUSION)["precision"],
+        "at sample frequencies": evaluation.class_report(natural)["precision"],
+    }
+)
+precision = pd.concat([*sky, paper_sky], keys=[*runs, "paper, B0"], names=["run", "label"])
+display(precision.unstack("run").swaplevel(axis=1).sort_index(axis=1).round(3))
+
+# %% [markdown]
+# ## 4 Is one network better?
+#
+# ### 4.1 Test the runs against each other
+#
+# Count the galaxies that only one network gets right. McNemar's exact test asks whether they fall
+# to both sides alike.
+
+# %%
+tests, differences = evaluation.compare_pairs(trained, seed=seed)
+display(tests.round(4))
+
+# %% [markdown]
+# ### 4.2 Bootstrap the differences
+#
+# Resample the galaxies, the same ones for both networks, and look at the difference of each score
+# (second minus first) with its 95 % interval.
+
+# %%
+display(differences.round(3))
+
+# %% [markdown]
+# ### 4.3 Do the same for the published networks
+#
+# Deduce how many galaxies each of the paper's networks got right. Which ones is not published, so
+# that McNemar's p-value is only known to lie among the values drawn; knowing the counts class by
+# class leaves fewer.
+
+# %%
+b0 = paper.deduce_table_3("B0 down-sampled").loc[0]
+v2m = paper.deduce_table_3("V2M down-sampled").loc[0]
+outcomes = evaluation.mcnemar_outcomes(b0["tp"].sum(), v2m["tp"].sum(), b0["support"].sum())
+by_class = evaluation.mcnemar_outcomes(b0["tp"], v2m["tp"], b0["support"])
+least, most = by_class["p_value"].min(), by_class["p_value"].max()
+
+# %% [markdown]
+# Draw the p-value for every possible number of galaxies that only B0 gets right.
+
+# %%
+style.show(
+    figures.mcnemar_possible(outcomes, by_class["only_a"].min(), by_class["only_a"].max()),
+    out / "mcnemar_published.png",
+    f"McNemar's exact test of the paper's B0 ({b0['tp'].sum()} of {b0['support'].sum()} right) "
+    f"against V2M ({v2m['tp'].sum()}), for every overlap that the published numbers allow: blue "
+    f"dots agree with the counts class by class. Whatever the overlap, p is between {least:.3f} "
+    f"and {most:.2f}; the line is at 0.05.",
+)
+
+# %% [markdown]
+# ## 5 Can the probabilities be believed?
+#
+# ### 5.1 Measure the calibration
+#
+# Compare confidence with accuracy, before and after temperature scaling (Guo et al. 2017). The
+# temperature of each fold is fitted on the other folds. ECE is the mean gap between confidence
+# and accuracy, Brier the squared distance to the label, NLL the log-loss; less is better.
+
+# %%
+calibrated = {
+    run.name: evaluation.calibrate(run, bins=bins, folds=folds, seed=seed) for run in trained
+}
+calibration = pd.concat({name: table for name, (table, _) in calibrated.items()}, names=["run"])
+display(calibration.round(3))
+
+# %% [markdown]
+# ### 5.2 Draw the reliability diagrams
+#
+# Points below the diagonal belong to a network that is surer than it should be.
+
+# %%
+style.show(
+    figures.reliability_diagram({name: curves for name, (_, curves) in calibrated.items()}),
+    out / "reliability.png",
+    "Accuracy against confidence, with 95 % Wilson intervals, as trained and after temperature "
+    "scaling. A calibrated network lies on the grey diagonal.",
+)
+
+# %% [markdown]
+# ## 6 Two protocols
+#
+# ### 6.1 Measure the optimism of the published protocol
+#
+# Score each run twice: as published, on the galaxies that chose the epoch; and soundly, on test
+# galaxies set aside where the run has them, else on each half of the validation galaxies at the
+# epoch that the *other* half chooses.
+
+# %%
+protocols = pd.concat([evaluation.protocols(run, seed=seed) for run in trained], ignore_index=True)
+protocols["optimism"] = protocols["published"] - protocols["sound"]
+display(protocols.round(3))
+
+# %% [markdown]
+# ### 6.2 Draw it
+#
+# See how far the published protocol lies above the sound one, and both beside the paper.
+
+# %%
+style.show(
+    figures.optimism(protocols),
+    out / "optimism.png",
+    "Scores under the published protocol (circles, 95 % sampling interval) and the sound one "
+    "(squares; 95 % interval for test galaxies, range over halvings for chosen epochs), with the "
+    "paper's (diamonds).",
+)
+
+# %% [markdown]
+# ### 6.3 Look at galaxies that nobody has looked at
+#
+# Down-sampling leaves galaxies of the large classes aside. Neither training nor the choice of the
+# epoch has seen them, so that their recall is free of optimism.
+
+# %%
+unseen = {run.name: evaluation.unseen_recall(run) for run in trained}
+display(pd.concat(unseen, names=["run"]).round(3))
+
+# %% [markdown]
+# Draw the recall of both. Nothing is drawn where no galaxies were left aside.
+
+# %%
+if any(len(table) for table in unseen.values()):
+    style.show(
+        figures.unseen_recall(unseen),
+        out / "unseen_recall.png",
+        "Recall of the validation galaxies (filled) and of galaxies that took no part in training "
+        "or in the choice of the epoch (open), with 95 % Wilson intervals.",
+    )
+
+# %% [markdown]
+# ## 7 Appendix: what of the paper stands
+#
+# ### 7.1 Recompute its statements
+#
+# Recompute from the paper's own numbers whatever can be recomputed; what does not hold comes first.
+
+# %%
+audit = paper.audit().sort_values("holds", kind="stable", ignore_index=True)
+with pd.option_context("display.max_colwidth", None):
+    display(audit)
+
+# %% [markdown]
+# ### 7.2 Deduce the counts behind Table 3
+#
+# Search all whole numbers of galaxies that round to the printed precision, recall and F1, and add
+# up to the validation set. Where more than one solution is left, all are shown.
+
+# %%
+for column in paper.TABLE_3_COLUMNS:
+    display(Markdown(f"**{column}**"))
+    display(paper.deduce_table_3(column).unstack("solution"))
+
+# %% [markdown]
+# ### 7.3 Count the parameters
+#
+# Compare the printed numbers of parameters (Table 2) with a dense layer of either width on top of
+# Keras' backbones, and with the networks trained here.
+
+# %%
+display(paper.parameter_table().T)
+display(pd.DataFrame({run.name: run.settings.get("parameters", {}) for run in trained}))
+
+# %% [markdown]
+# ### 7.4 Apply both selection criteria
+#
+# Count the galaxies that the criteria printed in the paper and those run by its authors take from
+# this survey. A blank column means that the survey lacks what a cut needs.
+
+# %%
+criteria = selection.compare_criteria(votes)
+criteria["paper"] = pd.Series({**paper.CLASS_COUNTS, "all": paper.SAMPLE_SIZE})
+display(criteria)
+
+# %% [markdown]
+# ### 7.5 Ask how the published networks do on the whole sample
+#
+# Bound precision and recall over all galaxies by the sizes in Table 4. A class cannot have more
+# true positives than labels, nor more than predictions. (Table 4 does not say which of the trained
+# configurations it uses.)
+
+# %%
+display(paper.whole_sample_bounds().round(3))
+
+# %% [markdown]
+# ## 8 Write the results
+#
+# Write the tables and one machine-readable summary.
+
+# %%
+for name, table in {"comparison": comparison, "audit": audit, "protocols": protocols}.items():
+    with paths.atomic(out / f"{name}.csv") as file:
+        table.to_csv(file, index=False)
+
+# %% [markdown]
+# Gather what the report of the whole run shows.
+
+# %%
+summary = {
+    run.name: {
+        "protocol": run.protocol,
+        "split": run.reported_split,
+        "galaxies": len(run.part()),
+        "scores": evaluation.scores(run.confusion()),
+        "calibration": calibration.loc[run.name].to_dict("index"),
+        "optimism": protocols[protocols["run"] == run.name].set_index("metric")["optimism"],
+    }
+    for run in trained
+}
+for name in summary:
+    summary[name]["optimism"] = summary[name]["optimism"].to_dict()
+
+# %% [markdown]
+# Add the tests between networks and the paper's audit, and write.
+
+# %%
+pairs = tests.set_index(tests["a"] + " v " + tests["b"]).drop(columns=["a", "b"])
+content = {
+    "runs": summary,
+    "pairs": pairs.to_dict("index"),
+    "published_pair": {"p_least": least, "p_most": most},
+    "audit": {"holds": int(audit["holds"].sum()), "does_not_hold": int((~audit["holds"]).sum())},
+}
+report.write_json(out / "report.json", content)
+
+# %% [markdown]
+# ## 9 What was found
+#
+# Sum up this run and compare it with the paper.
+
+# %%
+lines = []
+for run in trained:
+    rows = overall[overall["run"] == run.name].set_index("metric")
+    judged = cells[(cells["run"] == run.name) & cells["inside"].notna()]
+    accuracy, macro = rows.loc["accuracy"], rows.loc["macro_f1"]
+    lines.append(
+        f"- **{run.name}** ({run.settings['role']}, {run.protocol} protocol, {accuracy['n']} "
+        f"{run.reported_split} galaxies): accuracy {accuracy['ours']:.3f} ({accuracy['low']:.3f} to "
+        f"{accuracy['high']:.3f}), macro-F1 {macro['ours']:.3f} ({macro['low']:.3f} to "
+        f"{macro['high']:.3f}); the paper has {accuracy['paper']:.3f} and {macro['paper']:.3f}. "
+        f"{int(judged['inside'].sum())} of {len(judged)} cells of Table 3 lie in our intervals."
+    )
+
+# %% [markdown]
+# Add the tests, the optimism and the audit.
+
+# %%
+for _, test in tests.iterrows():
+    lines.append(
+        f"- {test['a']} v {test['b']}: {test['only_a']} galaxies are right by the first alone, "
+        f"{test['only_b']} by the second alone (McNemar p = {test['p_value']:.3g})."
+    )
+lines.append(
+    f"- The published networks differ by {v2m['tp'].sum() - b0['tp'].sum()} of "
+    f"{b0['support'].sum()} galaxies; whatever the overlap of their errors, p is at least "
+    f"{least:.3f}: the paper does not show that V2M is the better one."
+)
+macro = protocols[(protocols["metric"] == "macro_f1") & protocols["optimism"].notna()]
+for _, row in macro.iterrows():
+    lines.append(
+        f"- {row['run']}: the published protocol flatters macro-F1 by {row['optimism']:+.3f} "
+        f"({row['sound_from']})."
+    )
+lines.append(
+    f"- Of {len(audit)} statements of the paper that can be recomputed, {(~audit['holds']).sum()} "
+    "do not hold."
+)
+display(Markdown("\n".join(lines)))

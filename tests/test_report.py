@@ -1,0 +1,88 @@
+"""The report of a run: numbers, page, and the command line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_evaluation import write_run
+
+from lib import evaluation as ev
+from lib import report
+from lib.figures import style
+from lib.schema import InputError
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    folder = tmp_path / "mock"
+    run = ev.read_run(write_run(folder / "03_train_b0"))
+    metrics = {"validation": {"n": 339, "scores": {"accuracy": 0.5}, "classes": {"1": {"f1": 0.1}}}}
+    (folder / "03_train_b0" / "metrics.json").write_text(json.dumps(metrics))
+    step = folder / report.COMPARISON
+    step.mkdir()
+    ev.compare_with_paper(run).to_csv(step / "comparison.csv", index=False)
+    report.write_json(step / "report.json", {"runs": {"03_train_b0": {"p": np.float64(0.25)}}})
+    figure = style.plt.figure()
+    style.show(figure, step / "table_3.png", "What is [drawn] here.")
+    (folder / "04_train_v2m.partial").mkdir()
+    return folder
+
+
+def test_plain_values_are_valid_json():
+    table = pd.DataFrame({"a": [1, 2], "b": [0.5, np.nan], "c": [True, pd.NA]})
+    data = {"n": np.int64(3), 1: [np.nan, np.inf, (1.5,)], "t": table, "s": pd.Series([1.0])}
+    assert json.loads(json.dumps(report.plain(data), allow_nan=False)) == {
+        "n": 3,
+        "1": [None, None, [1.5]],
+        "t": [{"a": 1, "b": 0.5, "c": True}, {"a": 2, "b": None, "c": None}],
+        "s": [1.0],
+    }
+
+
+def test_flatten_keeps_numbers_only():
+    data = {"a": {"b": 1, "c": True, "d": "x", "e": [1]}, "f": 0.5, "g": None}
+    assert report.flatten(data) == {"a.b": 1.0, "f": 0.5}
+
+
+def test_report_gathers_numbers_figures_and_comparison(run_dir):
+    gathered = report.write(run_dir)
+    assert list(gathered["steps"]) == ["03_train_b0", report.COMPARISON]
+    numbers = report.numbers(gathered)
+    assert numbers.to_dict() == {
+        "03_train_b0.validation.n": 339,
+        "03_train_b0.validation.scores.accuracy": 0.5,
+        f"{report.COMPARISON}.runs.03_train_b0.p": 0.25,
+    }
+    assert gathered == json.loads((run_dir / "report.json").read_text())
+    (figure,) = gathered["steps"][report.COMPARISON]["figures"]
+    assert figure == {"file": "09_model_comparison/table_3.png", "caption": "What is [drawn] here."}
+    page = (run_dir / "report.md").read_text()
+    assert "![What is (drawn) here.](09_model_comparison/table_3.png)" in page
+    table = report.beside_paper(gathered)
+    cell = table[(table["m"] == "2") & (table["metric"] == "recall")].iloc[0]
+    assert cell["paper"] == "0.856" and cell["inside"] in ("yes", "no")
+    assert f"| 2 | recall | {cell['n']} | {cell['ours']} | {cell['interval']} | 0.856 |" in page
+
+
+def test_runs_are_printed_beside_each_other(run_dir, tmp_path, capsys):
+    other = tmp_path / "smoke"
+    write_run(other / "03_train_b0", seed=1)
+    (other / "03_train_b0" / "metrics.json").write_text('{"validation": {"n": 12}}')
+    assert report.main([str(run_dir), str(other)]) == 0
+    printed = capsys.readouterr().out
+    line = next(x for x in printed.splitlines() if x.startswith("03_train_b0.validation.n"))
+    assert line.split()[1:] == ["339", "12"]
+    assert "mock: beside the paper's Table 3" in printed
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_missing_and_damaged_runs_are_refused(tmp_path, content, capsys):
+    if content:
+        (tmp_path / "03_train_b0").mkdir()
+        (tmp_path / "03_train_b0" / "metrics.json").write_text(content)
+    with pytest.raises(InputError, match="damaged" if content else "no finished step"):
+        report.gather(tmp_path)
+    assert report.main([str(tmp_path)]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "report.md").exists()
