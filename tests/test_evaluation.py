@@ -493,9 +493,9 @@ def test_protocols_use_what_a_run_has_kept(tmp_path):
     assert plain["sound"].isna().all() and (plain["sound_from"] == "not available").all()
     assert plain.loc["accuracy", "paper"] == pytest.approx(291 / 339)
     kept = ev.protocols(ev.read_run(write_run(tmp_path / "b", epochs=5))).set_index("metric")
-    assert (kept["sound_low"] <= kept["sound"]).all() and (
-        kept["sound"] <= kept["sound_high"]
-    ).all()
+    # Here one epoch is far better than all others: every half chooses it, nothing is flattered.
+    for column in ("sound_low", "sound", "sound_high"):
+        np.testing.assert_allclose(kept[column], kept["published"])
     splits = np.where(np.arange(339) < 100, "test", "validation")
     run = ev.read_run(write_run(tmp_path / "c", splits=splits))
     test = ev.protocols(run).set_index("metric")
