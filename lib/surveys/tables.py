@@ -15,8 +15,8 @@ from astropy.io import fits
 
 from lib.schema import InputError
 
-LARGEST_EXACT = 2**53
-"""Above it a double no longer holds every integer (IEEE 754), so an identifier loses digits."""
+LARGEST_EXACT = 2**53 - 1
+"""Above it several integers share one double (IEEE 754), so an identifier loses its digits."""
 
 SUFFIXES = (".csv.gz", ".csv", ".fits.gz", ".fits")
 """Catalogue formats that can be read, in the order in which a folder is searched."""
@@ -204,8 +204,14 @@ def _read_fits(path: Path, columns: list[str], as_text: list[str]) -> pd.DataFra
 
 
 def _native(values: np.ndarray) -> np.ndarray | pd.Series:
-    """A copy in the machine's byte order: FITS is big-endian, and pandas wants native arrays."""
+    """A copy in the machine's byte order: FITS is big-endian, and pandas wants native arrays.
+
+    Single precision becomes the shortest decimal that it stands for, as in the CSV file: widened
+    bit by bit, 0.43 would turn into 0.43000000715 and pass a cut at > 0.43.
+    """
     values = np.asarray(values)
+    if values.dtype.kind == "f" and values.dtype.itemsize == 4:
+        return values.astype("U16").astype("float64")
     if values.dtype.kind == "S":
         return pd.Series(pa.array(values).cast(pa.string()), dtype="str")
     return values.astype(values.dtype.newbyteorder("="))
