@@ -183,8 +183,9 @@ if by_source:
     style.show(
         figures.histograms(by_source, measured.unit, bins),
         out / "figure_11.png",
-        f"Fig. 11: density of {measured.unit} for each arm class (line) and all galaxies (grey), "
-        "by label and by model. A class that differs stands off the grey.",
+        f"Fig. 11: density of {measured.unit} for each arm class (line; number of galaxies in "
+        "brackets) and all galaxies (grey), by label and by model. A class that differs stands off "
+        "the grey.",
     )
 
 # %% [markdown]
@@ -309,7 +310,10 @@ if by_source:
 if by_source and used:
     matched = statistics.matched_table(by_source, used, caliper=caliper, seed=seed, **options)
     matched.to_csv(out / "matched.csv", index=False)
-    display(matched.drop(columns=statistics.P_COLUMNS[2:], errors="ignore").round(3))
+    balance = matched.filter(regex="_before$|_after$").columns
+    display(
+        matched[[*statistics.EFFECT_COLUMNS[:7], "welch_p_holm", "unmatched", *balance]].round(3)
+    )
 
 # %% [markdown]
 # ### 4.4 Carry the uncertainty of the classes through
@@ -348,7 +352,7 @@ if by_source:
 if by_source:
     estimates = statistics.estimates({"direct": sound, "matched": matched, "classes drawn": drawn})
     style.show(
-        figures.shifts(estimates, measured.unit, power[power["sizes"] == "label"]),
+        figures.shifts(estimates, measured.shift_unit, power[power["sizes"] == "label"]),
         out / "shifts.png",
         f"Shift of each class against the rest in {measured.unit}, with 95 % intervals. Grey: "
         "shifts that classes of the labels' sizes would miss more than one time in five.",
@@ -367,7 +371,7 @@ if by_source:
 if by_source:
     diluted = dilution.dilution_table(by_source, n_resamples=n_resamples, seed=seed)
     diluted.to_csv(out / "dilution.csv", index=False)
-    display(diluted.round(3))
+    display(diluted[[*dilution.SHIFT_COLUMNS, "excess", "excess_low", "excess_high"]].round(3))
 
 # %% [markdown]
 # Draw it. Dots on the diagonal are explained by misclassification; the crosses show the shift
@@ -376,7 +380,7 @@ if by_source:
 # %%
 if by_source and len(diluted):
     style.show(
-        figures.dilution(diluted, measured.unit),
+        figures.dilution(diluted, measured.shift_unit),
         out / "dilution.png",
         "Observed shift of each predicted class against the shift that the confusion matrix "
         "predicts (dots, with 95 % intervals), and against the labels' own shift (crosses).",
@@ -387,6 +391,7 @@ if by_source and len(diluted):
 #
 # A simulated survey has shifts built in by true arm number. Compare what the true classes, the
 # labels and the predictions show with what was built in, given the true classes of their galaxies.
+# A real survey has no such table.
 
 # %%
 truth_file = folder / "truth.parquet"
@@ -396,7 +401,7 @@ if by_source and truth_file.is_file():
     built_in = mock.MASS_SHIFT if property == "stellar_mass" else {}
     truth = dilution.truth_test(by_source, true_class, built_in, n_resamples, seed)
     truth.to_csv(out / "truth.csv", index=False)
-display(truth.round(3) if len(truth) else Markdown("This survey has no known truth."))
+    display(truth[[*dilution.SHIFT_COLUMNS, "built_in_shift", "recovered"]].round(3))
 
 # %% [markdown]
 # ### 5.3 Join by row position, on purpose
@@ -422,7 +427,7 @@ if by_source and len(measured.masses) and "specobjid" in sample:
 if by_source:
     numbers = report.summary(sound, matched, diluted, truth, position, implied, overall)
     (out / "report.json").write_text(json.dumps({"property": property} | numbers, indent=2))
-    text = report.words(numbers, measured.unit, measured.values["value"].std())
+    text = report.words(numbers, measured.shift_unit, measured.values["value"].std())
 
 # %% [markdown]
 # Read the result.

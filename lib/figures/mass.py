@@ -49,7 +49,7 @@ def histograms(groups: Groups, unit: str, bins: int = 40, least_share: float = 0
                 inside, edges, density=len(inside) > 0, histtype="step", lw=1.2,
                 color=ARM_COLOURS[arm_class],
             )  # fmt: skip
-            axis.set_title(f"{arm_label(arm_class)}, n = {len(inside):,}")
+            axis.set_title(f"{arm_label(arm_class)} ({len(inside):,})", fontsize=8)
         line[0].set_ylabel(f"{_name(source)}\ndensity")
     figure.supxlabel(unit)
     return figure

@@ -48,8 +48,8 @@ class Measured:
     values : DataFrame
         ``galaxy_id``, ``value`` (float64) and the columns of the sample, for galaxies that have a
         value; for a property of a mass catalogue also ``matched_by`` ("identifier" or "sky").
-    unit : str
-        Label of the value with its unit.
+    unit, shift_unit : str
+        Label of the value with its unit; unit of a difference.
     cuts : DataFrame
         ``cut``, ``rows`` left after it; empty for a column of the survey.
     match : DataFrame
@@ -62,6 +62,7 @@ class Measured:
 
     values: pd.DataFrame
     unit: str
+    shift_unit: str
     cuts: pd.DataFrame
     match: pd.DataFrame
     masses: pd.DataFrame
@@ -112,19 +113,19 @@ def measure(
         values = values[np.isfinite(values["value"])].reset_index(drop=True)
         counts = {"in the sample": len(sample), "with a value": len(values)}
         match = _counts("check", "galaxies", counts)
-        return Measured(values, prop, nothing, match, nothing)
+        return Measured(values, prop, prop, nothing, match, nothing)
     if not _has_key(sample):
         reason = (
             f"Survey {survey} has no stellar masses: its galaxies carry neither a spectroscopic "
             "identifier nor a position, so no mass catalogue can be matched to them."
         )
         empty = sample.iloc[:0].assign(value=pd.Series(dtype=float))
-        return Measured(empty, UNITS[prop], nothing, nothing, nothing, reason)
+        return Measured(empty, UNITS[prop], "dex", nothing, nothing, nothing, reason)
     raw = read_masses(find_files(data_dir, mass_files), value=prop)
     good, cuts = quality_cuts(raw, prop, need_sfr)
     matched, match = match_masses(sample, good, raw, radius)
     found = matched[matched["value"].notna()].reset_index(drop=True)
-    return Measured(found, UNITS[prop], cuts, match, good)
+    return Measured(found, UNITS[prop], "dex", cuts, match, good)
 
 
 def _numeric_columns(sample: pd.DataFrame) -> str:
@@ -412,9 +413,9 @@ def _sky_match(
     same = agree.to_numpy() == row[by_id]
     other_row = agree.notna().to_numpy() & ~same
     return row, {
-        f"- of these, the nearest within {radius:g} arcsec is the same row": int(same.sum()),
-        f"- of these, the nearest within {radius:g} arcsec is another row": int(other_row.sum()),
-        f"- of these, nothing within {radius:g} arcsec": int(agree.isna().sum()),
+        f"- nearest within {radius:g} arcsec: the same row": int(same.sum()),
+        f"- nearest within {radius:g} arcsec: another row": int(other_row.sum()),
+        f"- nothing within {radius:g} arcsec": int(agree.isna().sum()),
         "matched by position alone": len(clear),
         "ambiguous by position, left out": int(open_pairs.loc[ambiguous, "galaxy"].nunique()),
     }

@@ -13,7 +13,12 @@ from scipy import stats
 from lib.schema import MERGES
 from lib.stellar_mass.catalogue import join_by_position
 from lib.stellar_mass.groups import CLASSES, MERGE, merge_probabilities, stack
-from lib.stellar_mass.statistics import bootstrap_interval, mean_difference
+from lib.stellar_mass.statistics import bootstrap_interval, holm, mean_difference
+
+SHIFT_COLUMNS = ["source", "label", "n", "purity", "reference_shift"] + [
+    f"{name}_shift{end}" for name in ("expected", "observed") for end in ("", "_low", "_high")
+]
+"""Columns of `dilution_table` and `truth_test` to show first."""
 
 
 def drawn_shifts(
@@ -238,7 +243,7 @@ def position_table(
     -------
     DataFrame
         ``source``, ``join`` ("identifier" or "position"), ``label``, ``n``, ``shift`` with its
-        interval, ``welch_p``, and ``own_share``, the share of the galaxies with their own mass.
+        interval, ``welch_p``, ``welch_p_holm``, and ``own_share``, the share of the galaxies with their own mass.
     """
     joined = join_by_position(sample, masses)
     joined = joined[np.isfinite(joined["value"])].set_index("galaxy_id")
@@ -251,16 +256,14 @@ def position_table(
         )
         by_join = {"identifier": table.assign(own=1.0), "position": beside}
         parts = [
-            pd.DataFrame(_plain_shifts(rows, n_resamples, seed)).assign(
-                join=name, own_share=rows["own"].mean()
-            )
+            _plain_shifts(rows, n_resamples, seed).assign(join=name, own_share=rows["own"].mean())
             for name, rows in by_join.items()
         ]
         tables[source] = pd.concat(parts)
     return stack(tables)
 
 
-def _plain_shifts(table: pd.DataFrame, n_resamples: int, seed: int) -> list[dict]:
+def _plain_shifts(table: pd.DataFrame, n_resamples: int, seed: int) -> pd.DataFrame:
     rows = []
     for arm_class in CLASSES:
         inside = (table["arm_class"] == arm_class).to_numpy()
@@ -273,7 +276,8 @@ def _plain_shifts(table: pd.DataFrame, n_resamples: int, seed: int) -> list[dict
             )
             row["welch_p"] = stats.ttest_ind(a, b, equal_var=False).pvalue
         rows.append(row)
-    return rows
+    result = pd.DataFrame(rows)
+    return result.assign(welch_p_holm=holm(result["welch_p"])) if "welch_p" in result else result
 
 
 def class_shifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

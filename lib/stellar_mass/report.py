@@ -66,9 +66,7 @@ def summary(
         by_position = position[position["join"] == "position"]
         for source, rows in by_position.groupby("source", sort=False):
             result[source]["own_share"] = _number(rows["own_share"].iloc[0])
-            result[source]["different_by_position"] = rows.loc[
-                rows["welch_p"] < ALPHA / len(rows), "label"
-            ].tolist()
+            result[source]["different_by_position"] = _different(rows)
     label = implied[implied["source"] == "label"].set_index("label")
     result["paper"] = {
         "m1_shift_in_spreads": _number(label.loc["1", "shift"]),
@@ -89,7 +87,7 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
     numbers : dict
         From `summary`.
     unit : str
-        Unit of the property.
+        Unit of the shifts.
     spread : float
         Standard deviation of the property in the sample.
     """
@@ -101,17 +99,13 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
         line = f"By {_NAMES.get(source, source)}, "
         if different:
             line += "these classes differ from the rest after Holm's correction: " + ", ".join(
-                f"m = {c} by {_interval(entry['shifts'][c])}" for c in different
+                f"m = {c} by {_interval(entry['shifts'][c])} {unit}" for c in different
             )
         else:
             line += "no class differs from the rest after Holm's correction"
-        line += f" ({unit})."
+        line += "."
         if "different_matched" in entry:
-            line += " Matched in redshift and size " + (
-                f"it is {_classes(entry['different_matched'])}."
-                if entry["different_matched"]
-                else "none does."
-            )
+            line += f" After matching: {_classes(entry['different_matched'])}."
         if "explained" in entry:
             line += (
                 " Misclassification of the labels explains the shifts of "
@@ -131,7 +125,7 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
         text.append("By the true classes:" + _recovered(numbers["truth"]["recovered"]))
     label, printed = numbers["label"], numbers["paper"]
     text.append(
-        f"The means of the labels' classes span {label['range']:.2f}, which is "
+        f"The shifts of the labels' classes span {label['range']:.2f} {unit}, which is "
         f"{label['range'] / spread:.1f} standard deviations of the sample. Hart et al. (2016) find "
         "that all arm numbers occupy similar ranges of stellar mass. The paper reports a "
         f"significant excess for m = 1 by label (printed p = 0.0146; its numbers give a shift of "
