@@ -39,7 +39,7 @@
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paper, paths, selection
+from lib import paper, paths, schema, selection
 from lib.figures import sample as figures
 from lib.figures import style
 from lib.surveys import gz2, open_survey
@@ -78,7 +78,7 @@ validation_fraction = 0.3
 # Go on when a class has no galaxy to train or validate on.
 allow_empty = False
 # Side of the survey's images in pixels.
-image_size = 424
+size = 424
 # Side of the central crop shown in the figures, in pixels.
 crop = 224
 # Seed of everything random.
@@ -110,10 +110,11 @@ display(Markdown("\n".join(f"- {note}" for note in opened.notes)))
 # %% [markdown]
 # ### 2.2 Look at the first galaxies
 #
-# Show the columns that the cuts use, for the first galaxies of the catalogue.
+# Show the fractions that the cuts and the labels use, for the first galaxies of the catalogue.
 
 # %%
-display(votes.head().T)
+fractions = ["f_features", "f_not_edge_on", "f_spiral", *schema.RHO_COLUMNS]
+display(votes[["galaxy_id", *fractions]].head())
 
 # %% [markdown]
 # ### 2.3 Recall the decision tree
@@ -123,7 +124,7 @@ display(votes.head().T)
 # (task 02) and spiral (task 04), which is why the cuts follow that path.
 
 # %%
-display(gz2.decision_tree())
+display(gz2.decision_tree().style)
 
 # %% [markdown]
 # ## 3 The cuts
@@ -185,11 +186,14 @@ display(Markdown(f"{sample['tied'].sum():,} of {len(sample):,} labels are ties."
 # classes differently.
 
 # %%
+medians = sample.groupby("label")["rho_max"].median().sort_values(ascending=False)
 style.show(
     figures.label_confidence(sample, cut=0.8),
     out / "label_confidence.png",
     "Share of each class whose debiased vote fraction lies above the value on the axis; the dotted "
-    "line is the paper's cut. Classes with many arms are those that volunteers agree on least.",
+    "line is the paper's cut. Medians: "
+    + ", ".join(f"{rho:.2f} (m = {m})" for m, rho in medians.items())
+    + ".",
 )
 
 # %% [markdown]
@@ -200,7 +204,7 @@ style.show(
 
 # %%
 style.show(
-    figures.examples(sample, opened.data_dir, crop=crop, size=image_size, seed=seed),
+    figures.examples(sample, opened.data_dir, crop=crop, size=size, seed=seed),
     out / "examples.png",
     f"Galaxies of each arm class, the central {crop} pixels of their images, with the debiased "
     "vote fraction of the label; within a row the surest comes first. As Fig. 1 of the paper.",
@@ -254,7 +258,8 @@ assigned = selection.assign(
     allow_empty=allow_empty,
 )
 classes = list(selection.class_counts(sample["label"], merge).index)
-display(pd.crosstab(assigned["label"], assigned["split"], margins=True).reindex([*classes, "All"]))
+sizes = pd.crosstab(assigned["label"], assigned["split"])
+display(sizes.reindex(index=classes, columns=["train", "validation", "rest"], fill_value=0))
 
 # %% [markdown]
 # ### 6.2 Compare the class counts

@@ -1,0 +1,432 @@
+"""Cuts, labels, merges, down-sampling and split, against hand-made tables and the paper."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tables
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from lib import paper, selection
+from lib.figures import sample as figures
+from lib.schema import ARM_CLASSES, CLEAN_COLUMNS, MERGES, RHO_COLUMNS, InputError, merged_classes
+from lib.surveys import gz2, open_survey
+
+PAPER_TEXT = selection.make_criteria("paper-text")
+AUTHORS = selection.make_criteria("authors-code")
+BOTH = {"paper-text": PAPER_TEXT, "authors-code": AUTHORS}
+ALL = [m for m, n in paper.CLASS_COUNTS.items() for _ in range(n)]
+
+
+def kept(votes, criteria):
+    """Positions of the rows of `votes` (from `tables.votes`) that pass."""
+    sample, _ = selection._apply(votes, criteria)
+    return (sample["galaxy_id"] - tables.FIRST_ID).tolist()
+
+
+def thousand(seed=0):
+    """Galaxies of all kinds, with every column that a cut can need."""
+    rng = np.random.default_rng(seed)
+    votes = tables.votes(list(rng.choice(ARM_CLASSES, 1000)))
+    for column in ("f_features", "f_not_edge_on", "f_spiral"):
+        votes[column] = (0.3 + 0.7 * rng.random(1000)).round(3)
+    votes["n_spiral"] = rng.integers(0, 50, 1000).astype(float)
+    votes["total_votes"] = rng.integers(0, 300, 1000).astype(float)
+    votes[list(RHO_COLUMNS)] = rng.dirichlet(0.15 * np.ones(6), 1000)
+    votes["has_image"] = rng.random(1000) < 0.9
+    return votes
+
+
+# ---- cuts
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text", "authors"),
+    [
+        ("f_features", 0.430, False, True),
+        ("f_features", 0.429, False, False),
+        ("f_features", 0.431, True, True),
+        ("f_not_edge_on", 0.715, False, True),
+        ("f_not_edge_on", 0.714, False, False),
+        ("f_spiral", 0.715, False, True),
+        ("f_spiral", 0.619, False, True),
+        ("f_spiral", 0.618, False, False),
+        ("n_spiral", 20, False, True),
+        ("n_spiral", 21, True, True),
+        ("n_spiral", 0, False, True),
+        ("total_votes", 20, True, False),  # 20 x 0.9 < 20
+        ("total_votes", 23, True, False),  # 23 x 0.9 x 0.95 = 19.67
+        ("total_votes", 24, True, True),  # 24 x 0.9 x 0.95 = 20.52; the spiral share is not used
+        ("clean_2", False, True, False),
+        ("has_image", False, False, False),
+    ],
+)
+def test_each_threshold_of_section_1(column, value, text, authors):
+    votes = tables.votes(["2", "2"])
+    votes.loc[1, column] = value
+    assert kept(votes, PAPER_TEXT) == ([0, 1] if text else [0])
+    assert kept(votes, AUTHORS) == ([0, 1] if authors else [0])
+
+
+@pytest.mark.parametrize(("rho", "passes"), [(0.8, False), (0.801, True), (0.3, False)])
+def test_only_paper_text_cuts_on_the_debiased_fraction(rho, passes):
+    votes = tables.votes(["3"], rho=rho)
+    assert kept(votes, PAPER_TEXT) == ([0] if passes else [])
+    assert kept(votes, AUTHORS) == [0]
+
+
+def test_the_clean_flag_is_that_of_the_label():
+    votes = tables.votes(["2", "?"])
+    votes.loc[1, "clean_unclear"], votes.loc[1, "clean_2"] = False, True
+    assert kept(votes, AUTHORS) == [0]
+
+
+def test_cuts_agree_with_a_plain_query():
+    votes = thousand()
+    votes["best"] = votes[list(RHO_COLUMNS)].max(axis=1)
+    sample, cuts = selection.select(votes, PAPER_TEXT)
+    expected = votes.query(
+        "f_features > 0.43 and f_not_edge_on > 0.715 and f_spiral > 0.715 and n_spiral > 20 "
+        "and best > 0.8 and has_image"
+    )
+    assert sample["galaxy_id"].tolist() == expected["galaxy_id"].tolist()
+    assert len(expected) > 3
+    assert cuts["kept"].tolist()[:3] == [
+        1000,
+        (votes["f_features"] > 0.43).sum(),
+        ((votes["f_features"] > 0.43) & (votes["f_not_edge_on"] > 0.715)).sum(),
+    ]
+    authors, _ = selection.select(votes, AUTHORS)
+    expected = votes.query(
+        "f_features >= 0.43 and f_not_edge_on >= 0.715 and f_spiral >= 0.619 and total_votes >= 20 "
+        "and total_votes * f_features >= 20 and total_votes * f_features * f_not_edge_on >= 20 "
+        "and has_image"
+    )
+    best = expected[list(RHO_COLUMNS)].to_numpy().argmax(axis=1)
+    clean = expected[list(CLEAN_COLUMNS)].to_numpy(bool)[np.arange(len(best)), best]
+    assert 0 < clean.sum() < len(clean)
+    assert authors["galaxy_id"].tolist() == expected.loc[clean, "galaxy_id"].tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["free", "paper-text"])
+)
+def test_a_stricter_threshold_never_adds_a_galaxy(seed, low, high, name):
+    low, high = sorted((low, high))
+    votes = thousand(seed)
+    loose = selection.make_criteria(name, {"f_spiral": low})
+    strict = selection.make_criteria(name, {"f_spiral": high})
+    assert set(kept(votes, strict)) <= set(kept(votes, loose))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(list(BOTH)), st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter_and_the_table_adds_up(seed, name, random):
+    votes = thousand(seed)
+    order = list(range(len(votes)))
+    random.shuffle(order)
+    sample, cuts = selection._apply(votes, BOTH[name])
+    shuffled, cuts_shuffled = selection._apply(votes.iloc[order], BOTH[name])
+    pd.testing.assert_frame_equal(sample, shuffled)
+    pd.testing.assert_frame_equal(cuts, cuts_shuffled)
+    assert sample["galaxy_id"].is_monotonic_increasing
+    assert (cuts["kept"].shift().dropna() - cuts["kept"][1:] == cuts["lost"][1:]).all()
+    assert cuts["kept"].iloc[-1] == len(sample)
+
+
+def test_votes_are_not_changed():
+    votes = thousand()
+    before = votes.copy(deep=True)
+    selection.assign(selection.select(votes, AUTHORS)[0], allow_empty=True)
+    pd.testing.assert_frame_equal(votes, before)
+
+
+def test_criteria_differ_only_where_they_say_so():
+    cuts = [str(cut) for cut in selection.make_criteria("paper-text", {"rho_max": 0.5}).cuts]
+    assert cuts == [str(c).replace("0.8", "0.5") for c in PAPER_TEXT.cuts]
+    free = selection.make_criteria("free", {"rho_max": 0.5, "f_spiral": 0.5, "has_image": None})
+    assert [str(c) for c in free.cuts] == ["f_spiral > 0.5", "rho_max > 0.5", "has_image (dropped)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "thresholds", "message"),
+    [
+        ("paper", {}, "unknown criteria 'paper': choose one of paper-text"),
+        ("paper-text", {"f_bar": 0.5}, "unknown quantity 'f_bar'"),
+        ("paper-text", {"f_spiral": "0.5"}, "f_spiral is '0.5'"),
+        ("paper-text", {"f_spiral": True}, "f_spiral is True"),
+        ("authors-code", {"clean": 0.5}, "clean is 0.5; give 1, or null"),
+    ],
+)
+def test_invalid_criteria_are_named(name, thresholds, message):
+    with pytest.raises(InputError, match=message):
+        selection.make_criteria(name, thresholds)
+
+
+def test_absent_columns_are_refused_by_name_unless_dropped():
+    votes = tables.votes(["2", "3"]).drop(columns=["n_spiral", "total_votes", "clean_3"])
+    with pytest.raises(InputError, match=r"n_spiral > 20 needs n_spiral\."):
+        selection.select(votes, PAPER_TEXT)
+    with pytest.raises(InputError, match="votes_features >= 20 needs total_votes;.*needs clean_3"):
+        selection.select(votes, AUTHORS)
+    sample, cuts = selection.select(
+        votes, selection.make_criteria("paper-text", {"n_spiral": None})
+    )
+    assert len(sample) == 2 and "n_spiral (dropped)" in cuts["cut"].tolist()
+
+
+def test_a_missing_value_is_an_error_only_where_a_cut_needs_it():
+    votes = tables.votes(["2", "2", "2"])
+    votes.loc[0, ["f_features", "f_spiral"]] = 0.1, np.nan  # fails the cut before
+    votes.loc[0, RHO_COLUMNS[0]] = np.nan
+    assert kept(votes, PAPER_TEXT) == [1, 2]
+    votes.loc[1, "f_spiral"] = np.nan
+    with pytest.raises(
+        InputError, match=rf"f_spiral > 0.715 needs .* 1 galaxies.*galaxy {tables.FIRST_ID + 1}"
+    ):
+        selection.select(votes, PAPER_TEXT)
+
+
+def test_missing_arm_fractions_cannot_be_labelled():
+    votes = tables.votes(["2", "2"])
+    votes.loc[1, RHO_COLUMNS[3]] = np.nan
+    with pytest.raises(InputError, match="the label needs a value"):
+        selection.select(votes, selection.make_criteria("free"))
+
+
+def test_no_galaxy_left_names_the_cut():
+    votes = tables.votes(["2", "3"]).assign(f_spiral=0.2)
+    with pytest.raises(InputError, match="no galaxy passes f_spiral > 0.715.*2 did before"):
+        selection.select(votes, PAPER_TEXT)
+    without = tables.votes(["2", "3"]).assign(has_image=False)
+    with pytest.raises(InputError, match="no galaxy passes has_image.*Get the images"):
+        selection.select(without, PAPER_TEXT)
+
+
+# ---- labels
+
+
+def test_label_is_the_largest_debiased_fraction():
+    sample, _ = selection.select(tables.votes(list(ARM_CLASSES)), PAPER_TEXT)
+    assert sample["label"].tolist() == list(ARM_CLASSES)
+    assert np.allclose(sample["rho_max"], 0.9) and not sample["tied"].any()
+
+
+def test_ties_take_the_first_class_and_are_marked():
+    votes = tables.votes(["3", "2"])
+    votes.loc[0, list(RHO_COLUMNS)] = [0.0, 0.0, 0.4, 0.2, 0.0, 0.4]
+    sample, _ = selection.select(votes, selection.make_criteria("free"))
+    assert sample["label"].tolist() == ["3", "2"] and sample["tied"].tolist() == [True, False]
+
+
+def test_a_galaxy_without_arm_votes_has_no_label():
+    votes = tables.votes(["3", "2"])
+    votes.loc[0, list(RHO_COLUMNS)] = 0.0
+    sample, cuts = selection.select(votes, selection.make_criteria("free"))
+    assert sample["label"].tolist() == ["2"] and cuts["lost"].iloc[-1] == 1
+
+
+@pytest.mark.parametrize("merge", list(MERGES))
+def test_merges(merge):
+    labels = pd.Series(list(ARM_CLASSES))
+    counts = selection.class_counts(labels, merge)
+    assert tuple(counts.index) == merged_classes(merge) and counts.sum() == 6
+    assert counts.max() == (1 if merge == "none" else 2)
+
+
+def test_unknown_merge_is_refused():
+    with pytest.raises(InputError, match="unknown class merge '2.3'"):
+        selection.assign(tables.votes(["2", "3"]).assign(label=["2", "3"]), merge="2+3")
+
+
+# ---- down-sampling and split
+
+
+def paper_sample():
+    """A sample with the class counts of the paper, classes mixed along the catalogue."""
+    labels = np.random.default_rng(1).permutation(ALL)
+    return pd.DataFrame({"galaxy_id": tables.FIRST_ID + np.arange(len(ALL)), "label": labels})
+
+
+def sizes(assigned, split):
+    counts = assigned.loc[assigned["split"] == split, "label"].value_counts()
+    return [int(counts.get(m, 0)) for m in ARM_CLASSES]
+
+
+def test_the_papers_numbers_of_section_2():
+    sample = paper_sample()
+    down = selection.assign(sample)
+    assert sizes(down, "validation") == [50, 90, 90, 9, 10, 90]
+    assert sizes(down, "train") == [115, 210, 208, 19, 21, 210]
+    assert (down["split"] == "validation").sum() == 339
+    everything = selection.assign(sample, sampling="all")
+    assert sizes(everything, "validation") == [50, 3204, 90, 9, 10, 156]
+    assert (everything["split"] == "validation").sum() == 3519
+    assert not (everything["split"] == "rest").any()
+    assert len(down) == len(everything) == 11718
+
+
+@pytest.mark.parametrize("choose", ["first", "random"])
+@pytest.mark.parametrize("seed", [42, 7])
+def test_split_is_scikit_learns_on_each_class(choose, seed):
+    sample = paper_sample()
+    assigned = selection.assign(sample, choose=choose, seed=seed)
+    for m in ARM_CLASSES:
+        own = assigned[(assigned["label"] == m) & (assigned["split"] != "rest")]
+        train, validation = train_test_split(own["galaxy_id"], test_size=0.3, random_state=seed)
+        assert set(validation) == set(own.loc[own["split"] == "validation", "galaxy_id"])
+        assert set(train) == set(own.loc[own["split"] == "train", "galaxy_id"])
+
+
+def test_first_is_the_first_of_the_catalogue_whatever_the_order_of_rows():
+    sample = paper_sample()
+    assigned = selection.assign(sample.sample(frac=1, random_state=3))
+    pd.testing.assert_frame_equal(assigned, selection.assign(sample))
+    used = assigned[(assigned["label"] == "2") & (assigned["split"] != "rest")]["galaxy_id"]
+    assert used.tolist() == sample.loc[sample["label"] == "2", "galaxy_id"].head(300).tolist()
+
+
+def test_random_is_seeded_and_spread_over_the_catalogue():
+    sample = paper_sample()
+    draws = [selection.assign(sample, choose="random", seed=s) for s in (1, 1, 2)]
+    pd.testing.assert_frame_equal(draws[0], draws[1])
+    assert not draws[0]["split"].equals(draws[2]["split"])
+    two = draws[0][draws[0]["label"] == "2"].reset_index(drop=True)
+    place = two.index[two["split"] != "rest"] / len(two)
+    assert len(place) == 300 and abs(place.to_numpy().mean() - 0.5) < 0.06  # 3.5 sigma
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(2, 40), min_size=6, max_size=6),
+    limit=st.integers(2, 50),
+    choose=st.sampled_from(["first", "random"]),
+    sampling=st.sampled_from(["all", "down-sampled"]),
+    merge=st.sampled_from(list(MERGES)),
+    fraction=st.sampled_from([0.1, 0.3, 0.5]),
+    seed=st.integers(0, 2**31),
+)
+def test_every_galaxy_has_one_place(counts, limit, choose, sampling, merge, fraction, seed):
+    labels = [m for m, n in zip(ARM_CLASSES, counts, strict=True) for _ in range(n)]
+    sample = pd.DataFrame({"galaxy_id": range(len(labels)), "label": labels})
+    assigned = selection.assign(
+        sample,
+        merge=merge,
+        sampling=sampling,
+        max_per_class=limit,
+        choose=choose,
+        validation_fraction=fraction,
+        seed=seed,
+    )
+    assert assigned["galaxy_id"].tolist() == sample["galaxy_id"].tolist()
+    assert assigned["label"].tolist() == [MERGES[merge].get(m, m) for m in labels]
+    for _, own in assigned.groupby("label"):
+        used = len(own) if sampling == "all" else min(len(own), limit)
+        assert (own["split"] == "rest").sum() == len(own) - used
+        assert (own["split"] == "validation").sum() == int(np.ceil(fraction * used))
+        assert (own["split"] == "train").sum() >= 1
+
+
+def test_empty_class_is_refused_unless_allowed():
+    sample = pd.DataFrame({"galaxy_id": range(9), "label": [*"1122233", "4", "?"]})
+    with pytest.raises(InputError, match=r"class 4 has 1, class 5\+ has 0, class \? has 1"):
+        selection.assign(sample)
+    assigned = selection.assign(sample, allow_empty=True)
+    assert (assigned["split"] == "train").sum() == 6
+    assert assigned["split"].tolist()[-2:] == ["train", "train"]
+    with pytest.raises(InputError, match=r"class 4\+5\+ has 1.*merge '4\+5\+'"):
+        selection.assign(sample, merge="4+5+")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampling": "none"}, "unknown sampling 'none'"),
+        ({"choose": "last"}, "unknown choose 'last'"),
+        ({"max_per_class": 1}, "max_per_class is 1"),
+        ({"validation_fraction": 0.0}, "validation_fraction is 0.0"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
+    ],
+)
+def test_invalid_sampling_is_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        selection.assign(paper_sample(), **settings)
+
+
+# ---- from files to labels
+
+
+def test_both_criteria_side_by_side():
+    votes = tables.votes(list(ARM_CLASSES))
+    votes.loc[1, "f_spiral"] = 0.65  # above Willett's threshold, below the paper's
+    votes.loc[3, "clean_4"] = False
+    votes["has_image"] = False
+    both = selection.compare_criteria(votes)
+    assert both["paper-text"].tolist() == [1, 0, 1, 1, 1, 1, 5]
+    assert both["authors-code"].tolist() == [1, 1, 1, 0, 1, 1, 5]
+    without = selection.compare_criteria(votes.drop(columns="total_votes"))
+    assert without["authors-code"].isna().all() and without["paper-text"]["all"] == 5
+
+
+def test_willett_table_through_selection(tmp_path):
+    table = tables.willett(["2", "3", "5+", "?"])
+    table.loc[1, tables.F_SPIRAL] = 0.7
+    survey = open_survey("gz2", tables.write_gz2(tmp_path / "s", table))
+    assert selection.select(survey.votes, PAPER_TEXT)[0]["label"].tolist() == ["2", "5+", "?"]
+    assert selection.select(survey.votes, AUTHORS)[0]["label"].tolist() == ["2", "3", "5+", "?"]
+
+
+@pytest.mark.real
+def test_real_challenge_sample(challenge_sample):
+    survey = open_survey("challenge", challenge_sample)
+    assert len(survey.votes) == 12_872 and survey.votes["has_image"].sum() == 6_324
+    criteria = selection.make_criteria("paper-text", {"n_spiral": None, "rho_max": None})
+    sample, cuts = selection.select(survey.votes, criteria)
+    assert len(sample) == 1_226 and cuts["lost"].tolist()[-2] == 433
+    assert selection.class_counts(sample["label"]).tolist() == [50, 756, 126, 34, 31, 229]
+    half = selection.make_criteria("paper-text", {"n_spiral": None, "rho_max": 0.5})
+    counts = selection.class_counts(selection.select(survey.votes, half)[0]["label"])
+    assert counts.tolist() == [31, 650, 54, 9, 8, 98]
+    assert (selection.assign(sample)["split"] == "rest").sum() == 456
+    with pytest.raises(InputError, match="n_spiral > 20 needs n_spiral"):
+        selection.select(survey.votes, PAPER_TEXT)
+
+
+@pytest.mark.real
+def test_real_rows_through_both_criteria(gz2_tables):
+    """The same cuts written out on the raw columns of 288 real galaxies."""
+    path = gz2_tables / "gz2_ferengi_288.csv"
+    votes = gz2.read_table(path)
+    raw = pd.read_csv(path).sort_values("objid")
+    rho = raw[[gz2.FRACTIONS[c] for c in RHO_COLUMNS]]
+    f2, f5, f8 = (raw[gz2.FRACTIONS[c]] for c in ("f_features", "f_not_edge_on", "f_spiral"))
+    text = (f2 > 0.43) & (f5 > 0.715) & (f8 > 0.715) & (raw[gz2.COUNTS["n_spiral"]] > 20)
+    text &= rho.max(axis=1) > 0.8
+    flags = raw[list(gz2.FLAGS.values())].to_numpy()
+    authors = (f2 >= 0.43) & (f5 >= 0.715) & (f8 >= 0.619) & (raw["total_votes"] * f2 * f5 >= 20)
+    authors &= flags[np.arange(len(raw)), rho.to_numpy().argmax(axis=1)] == 1
+    for name, expected in (("paper-text", text), ("authors-code", authors)):
+        criteria = selection.make_criteria(name, {"has_image": None})
+        sample, _ = selection.select(votes, criteria)
+        assert sample["galaxy_id"].tolist() == raw.loc[expected, "objid"].tolist()
+        assert expected.any()
+
+
+# ---- figures
+
+
+def test_figures_show_what_they_are_given(tmp_path):
+    survey = open_survey("gz2", tables.write_gz2(tmp_path / "s", tables.willett(list("12333"))))
+    sample, cuts = selection.select(survey.votes, PAPER_TEXT)
+    (survey.data_dir / "images" / "103.jpg").write_bytes(b"broken")
+    grid = figures.examples(sample, survey.data_dir, per_class=3, crop=16, size=32)
+    assert [len(a.images) for a in grid.axes] == [1, 0, 0, 1, 0, 0, 1, 1, 0]
+    funnel = figures.cut_funnel(cuts)
+    assert [bar.get_width() for bar in funnel.axes[0].patches] == cuts["kept"].tolist()
+    full = selection.class_counts(sample["label"])
+    bars = figures.class_counts(full, full // 2, paper.CLASS_COUNTS).axes[0].patches
+    assert [b.get_height() for b in bars] == [*full, *(full // 2)]
+    curves = figures.label_confidence(sample, cut=0.8).axes[0].lines
+    assert len(curves) == 4  # three classes and the cut
