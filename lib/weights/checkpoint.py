@@ -59,20 +59,20 @@ def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict
             f"{prefix.name}.index; found {len(data)}."
         )
     digest = checked_sha256(data[0], sha256, "Fetch it again, or correct the hash.")
-    tensors = read_encoder(prefix, set(named_variables(backbone)))
+    tensors = read_encoder(prefix, list(named_variables(backbone)))
     stem = assign(backbone, tensors, f"checkpoint {prefix}")
     return {"file": data[0].name, "sha256": digest, "stem": stem}
 
 
-def read_encoder(prefix: Path, wanted: set[str]) -> dict[str, np.ndarray]:
+def read_encoder(prefix: Path, wanted: list[str]) -> dict[str, np.ndarray]:
     """Tensors of the encoder in a checkpoint.
 
     Parameters
     ----------
     prefix : Path
         Checkpoint without its ending ``.index``.
-    wanted : set of str
-        Names of the network's tensors, see `lib.weights.tensors.named_variables`.
+    wanted : list of str
+        Names of the network's tensors in its order, see `lib.weights.tensors.named_variables`.
 
     Returns
     -------
@@ -89,19 +89,30 @@ def read_encoder(prefix: Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        keys = _keys(reader.get_tensor(_GRAPH))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        stored = reader.get_variable_to_shape_map()
+    except Exception as error:  # TensorFlow turns its states into many kinds of exceptions
         raise InputError(
-            f"checkpoint {prefix} cannot be read: {_first_line(error)}. Fetch it again; it must "
-            "be one that Keras' save_weights wrote, with its object graph."
+            f"checkpoint {prefix} cannot be read: {_first_line(error)}. Fetch it again."
+        ) from error
+    if _GRAPH not in stored:
+        raise InputError(
+            f"checkpoint {prefix} has no object graph, so its {len(stored)} tensors have no names: "
+            "use one that Keras' save_weights wrote."
+        )
+    try:
+        keys = _keys(reader.get_tensor(_GRAPH))
+    except Exception as error:
+        # The graph stands at the end of the file, so a file cut short loses it first.
+        raise InputError(
+            f"checkpoint {prefix} is truncated or damaged; first tensor that cannot be read: "
+            f"{_first_unreadable(reader, stored)}. Fetch it again."
         ) from error
     tensors = {}
-    for name, key in keys.items():
-        if name not in wanted and not re.match(r"(stem|block\d+[a-z]|top)_", name):
-            continue
+    others = [n for n in keys if n not in wanted and re.match(r"(stem|block\d+[a-z]|top)_", n)]
+    for name in [n for n in wanted if n in keys] + others:
         try:
-            tensors[name] = reader.get_tensor(key)
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+            tensors[name] = reader.get_tensor(keys[name])
+        except Exception as error:
             raise InputError(
                 f"checkpoint {prefix}: tensor {name} cannot be read, the file is truncated or "
                 f"damaged ({_first_line(error)}). Fetch it again."
@@ -122,6 +133,16 @@ def _keys(serialised_graph: bytes) -> dict[str, str]:
         *_, layer, variable = ["", "", *attribute.full_name.split("/")]
         keys[f"{layer}/{_RENAMED.get(variable, variable)}"] = path
     return keys
+
+
+def _first_unreadable(reader, stored: dict[str, list[int]]) -> str:
+    """Key of the first tensor that fails, in the order in which they are stored."""
+    for key in sorted(set(stored) - {_GRAPH}):
+        try:
+            reader.get_tensor(key)
+        except Exception:
+            return key
+    return _GRAPH
 
 
 def _prefix(path: Path) -> Path:

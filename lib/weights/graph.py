@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
@@ -19,8 +19,8 @@ class BackboneVariant:
     padding : str
         How layers of stride 2 pad an even-sized image: ``same`` as TensorFlow does, more at the
         bottom and right, or ``symmetric`` as PyTorch does.
-    bn_epsilon : float or None
-        Epsilon of every BatchNormalization layer; None keeps that of ``keras.applications``.
+    bn_epsilon : float
+        Epsilon of every BatchNormalization layer; 1e-3 in ``keras.applications``.
     grey_as_rgb : bool
         Copy a grey image into three channels inside the graph. Needed where the network
         normalises each channel by its own mean before it pads with zeros: then no single-channel
@@ -28,7 +28,7 @@ class BackboneVariant:
     """
 
     padding: str = "same"
-    bn_epsilon: float | None = None
+    bn_epsilon: float = 1e-3
     grey_as_rgb: bool = False
 
 
@@ -66,7 +66,7 @@ def build(architecture: str, images, variant: BackboneVariant = PLAIN) -> keras.
     if variant.grey_as_rgb and images.shape[-1] == 1:
         images = keras.layers.Concatenate(name="grey_as_rgb")([images] * 3)
     backbone = make(include_top=False, weights=None, input_tensor=images)
-    if variant.padding == "same" and variant.bn_epsilon is None:
+    if replace(variant, grey_as_rgb=False) == PLAIN:
         return backbone
     return keras.models.clone_model(backbone, clone_function=lambda layer: _vary(layer, variant))
 
@@ -107,11 +107,18 @@ def require_variant(backbone: keras.Model, variant: BackboneVariant) -> None:
 
 
 def _vary(layer: keras.Layer, variant: BackboneVariant) -> keras.Layer:
-    """Copy of a layer, changed as the variant asks."""
+    """Copy of a layer of a backbone's graph, as the variant asks."""
     config = layer.get_config()
-    if isinstance(layer, keras.layers.ZeroPadding2D) and variant.padding == "symmetric":
-        # Keras pads (k // 2 - 1, k // 2) for a kernel of k on an even-sized image.
-        config["padding"] = tuple((max(side), max(side)) for side in config["padding"])
-    if isinstance(layer, keras.layers.BatchNormalization) and variant.bn_epsilon is not None:
+    if isinstance(layer, keras.layers.ZeroPadding2D):
+        sides = zip(config["padding"], layer.input.shape[1:3], strict=True)
+        config["padding"] = tuple(_pad(max(side), size, variant.padding) for side, size in sides)
+    if isinstance(layer, keras.layers.BatchNormalization):
         config["epsilon"] = variant.bn_epsilon
     return type(layer).from_config(config)
+
+
+def _pad(half: int, size: int | None, padding: str) -> tuple[int, int]:
+    """Zeros before and after an axis of `size` pixels, for a kernel of 2 half + 1 and stride 2."""
+    # TensorFlow's "same" pads no more than needed: one less, and before, if the size is even.
+    spared = padding == "same" and (size is None or size % 2 == 0)
+    return half - int(spared), half

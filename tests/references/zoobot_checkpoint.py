@@ -18,6 +18,7 @@ from pathlib import Path
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import numpy as np
+import tensorflow as tf
 from zoobot.tensorflow.estimators import define_model, efficientnet_standard
 
 
@@ -34,9 +35,12 @@ def main(folder: Path, width: float, size: int, channels: int) -> None:
     options = dict(output_dim=34, input_size=size, channels=channels, get_effnet=get_effnet)
     if hasattr(define_model, "add_augmentation_layers"):  # Zoobot 0.0.x
         model = define_model.get_model(**options, crop_size=size, resize_size=size)
+        # The optimizer of that time, whose slots are stored beside the variables.
+        optimizer = tf.keras.optimizers.legacy.Adam()
     else:
         model = define_model.get_model(**options)
-    model.compile(optimizer="adam", loss="mse")
+        optimizer = tf.keras.optimizers.Adam()
+    model.compile(optimizer=optimizer, loss="mse")
     images = rng.random((2, size, size, channels), dtype="float32")
     # One step fills the optimizer's slots, which a checkpoint of a trained model has.
     model.fit(images, np.ones((2, 34), "float32"), verbose=0)

@@ -1,0 +1,152 @@
+"""Zoobot's TensorFlow checkpoints, against features that the real Zoobot computed.
+
+`tests/data/zoobot-*` were written by Zoobot 0.0.4 and 1.0.5 themselves, see
+`tests/references/zoobot_checkpoint.py`; there the network is twenty times narrower than B0.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.applications.efficientnet import EfficientNet
+
+from lib import weights
+from lib.schema import InputError
+
+DATA = Path(__file__).parent / "data"
+SCRIPT = Path(__file__).parent / "references" / "zoobot_checkpoint.py"
+RELEASES = ("0.0.4", "1.0.5")
+
+
+def narrow(channels=1):
+    """Keras' EfficientNetB0, as narrow as the stored checkpoints."""
+    return EfficientNet(
+        *(0.05, 1.0, 64),
+        depth_divisor=4,
+        include_top=False,
+        weights=None,
+        input_shape=(64, 64, channels),
+        name="efficientnetb0",
+    )
+
+
+def relative_error(backbone, reference):
+    """Largest deviation from the reference's features, relative to the largest of them."""
+    found = backbone(255 * reference["images"], training=False).numpy()
+    expected = reference["features"]
+    if expected.ndim == 2:  # Zoobot 1.0.x pools inside the encoder
+        found = found.mean(axis=(1, 2))
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_features_are_those_of_the_real_zoobot(release):
+    reference = np.load(DATA / f"zoobot-{release}" / "features.npz")
+    backbone = narrow()
+    assert relative_error(backbone, reference) > 0.1, "random weights must not pass"
+    path = DATA / f"zoobot-{release}" / "checkpoint"
+    receipt = weights.initialise(backbone, f"zoobot-checkpoint:{path}", channels=1)
+    assert relative_error(backbone, reference) < 1e-5
+    assert receipt["file"] == "checkpoint.data-00000-of-00001" and len(receipt["sha256"]) == 64
+
+
+def test_the_stored_checkpoints_hold_what_must_be_ignored():
+    def keys(release):
+        reader = tf.train.load_checkpoint(str(DATA / f"zoobot-{release}" / "checkpoint"))
+        return set(reader.get_variable_to_shape_map())
+
+    old, new = keys("0.0.4"), keys("1.0.5")
+    assert any("/.OPTIMIZER_SLOT/" in key for key in old) and "step" in {
+        key.split("/")[0] for key in old
+    }
+    assert any(key.startswith("optimizer/_variables/") for key in new)
+    head = "layer_with_weights-1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    stem = "layer_with_weights-0/" * 3 + "kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    deeper = "layer_with_weights-0/" * 4 + "kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    assert head in old and head in new
+    assert (stem in old, deeper in new) == (True, True), "the two releases nest differently"
+    assert deeper not in old and stem not in new
+
+
+def test_folder_and_ending_are_understood_and_the_hash_is_checked():
+    folder = DATA / "zoobot-1.0.5"
+    receipt = weights.initialise(narrow(), f"zoobot-checkpoint:{folder}", channels=1)
+    again = weights.initialise(
+        narrow(),
+        f"zoobot-checkpoint:{folder}/checkpoint.index",
+        channels=1,
+        sha256=receipt["sha256"],
+    )
+    assert again == receipt
+    with pytest.raises(InputError, match="has SHA-256 .*, not 00000"):
+        weights.initialise(narrow(), f"zoobot-checkpoint:{folder}", channels=1, sha256="0" * 64)
+
+
+def test_a_checkpoint_of_another_network_names_its_first_tensor():
+    backbone = weights.build("EfficientNetB0", keras.Input((64, 64, 1)))
+    with pytest.raises(InputError) as error:
+        weights.initialise(backbone, f"zoobot-checkpoint:{DATA / 'zoobot-1.0.5'}", channels=1)
+    assert "): stem_conv/kernel has shape (3, 3, 1, 4), not (3, 3, 1, 32);" in str(error.value)
+
+
+def test_a_checkpoint_without_an_encoder_names_the_first_tensor(tmp_path):
+    tf.train.Checkpoint(head=tf.Variable(1.0, name="dense/kernel")).write(str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"stem_conv/kernel \(3, 3, 1, 4\) is missing"):
+        weights.initialise(narrow(), f"zoobot-checkpoint:{tmp_path / 'other'}", channels=1)
+
+
+def test_a_truncated_checkpoint_names_the_first_tensor(tmp_path):
+    shutil.copytree(DATA / "zoobot-0.0.4", tmp_path / "z")
+    data = tmp_path / "z" / "checkpoint.data-00000-of-00001"
+    whole = data.read_bytes()
+    backbone = narrow()
+    before = [w.numpy() for w in backbone.weights]
+    key = "layer_with_weights-0/layer_with_weights-0/layer_with_weights-"
+    data.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"first tensor that cannot be read: {key}"):
+        weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+    # Damage in the middle leaves the graph whole, which gives the tensor its name.
+    middle = len(whole) // 3
+    data.write_bytes(whole[:middle] + bytes(5000) + whole[middle + 5000 :])
+    with pytest.raises(InputError, match=r"tensor block\w+/\w+ cannot be read, the file is trunc"):
+        weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, backbone.weights, strict=True))
+    index = tmp_path / "z" / "checkpoint.index"
+    data.write_bytes(whole)
+    index.write_bytes(index.read_bytes()[:1000])
+    with pytest.raises(InputError, match="checkpoint .* cannot be read"):
+        weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+    data.unlink()
+    with pytest.raises(InputError, match="needs one data file"):
+        weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+    index.unlink()
+    with pytest.raises(InputError, match="no checkpoint at .*z.*0 found"):
+        weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+
+
+def _zoobot_python():
+    """Interpreter that can run Zoobot's TensorFlow code, or None."""
+    if os.environ.get("ZOOBOT_PYTHON"):
+        return os.environ["ZOOBOT_PYTHON"]
+    needed = ("zoobot", "tf_keras", "keras_applications", "tensorboard")
+    return sys.executable if all(importlib.util.find_spec(n) for n in needed) else None
+
+
+@pytest.mark.skipif(
+    _zoobot_python() is None,
+    reason="needs tf-keras, keras-applications and tensorboard (test extra) or $ZOOBOT_PYTHON",
+)
+def test_full_size_checkpoint_written_now_by_zoobot(tmp_path):
+    subprocess.run(
+        [_zoobot_python(), SCRIPT, tmp_path / "z", "--width", "1"], check=True, timeout=300
+    )
+    backbone = weights.build("EfficientNetB0", keras.Input((64, 64, 1)))
+    weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+    assert relative_error(backbone, np.load(tmp_path / "z" / "features.npz")) < 1e-5
