@@ -4,6 +4,10 @@ A survey's JPEGs are decoded once. Their central crops lie in one uint8 array on
 ``images_<colour>_<crop>.npy``, with an index of the same name that says which galaxy is in which
 row. The array is memory-mapped, so that a step reads only what it uses, and a smaller crop is a
 view of a larger one.
+
+Augmentation (Sec. 2.3) has no state: the random numbers of a view depend on a seed, the number of
+the view and the galaxy's row in the cache, and on nothing else. A training run can therefore be
+taken up in the middle, and views can be computed ahead, without a change to a single pixel.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from lib.schema import InputError
 CHANNELS = {"grey": 1, "rgb": 3}
 """Colours that a network can be given, and their number of channels."""
 
+_ORDER, _VIEW = 0, 1  # streams of random numbers below one seed
 _CHUNK = 512
 _DECODERS = 4
 
@@ -171,6 +176,188 @@ def decode(path: str | Path, size: int) -> np.ndarray:
         raise ImageError(f"far more pixels than the expected {size} x {size} px") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"cannot be decoded: {error}") from None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image (Sec. 2.3); zeros and False switch one off.
+
+    Attributes
+    ----------
+    rotation : float
+        Largest angle in degrees, either way.
+    flip : bool
+        Mirror left-right and up-down, each with probability 1/2.
+    zoom : float
+        Largest relative change of the height and, drawn independently, of the width.
+    """
+
+    rotation: float = 180.0
+    flip: bool = True
+    zoom: float = 0.2
+
+    def __post_init__(self):
+        if not 0 <= self.rotation <= 180:
+            raise InputError(f"rotation = {self.rotation} degrees is outside 0 to 180")
+        if not 0 <= self.zoom < 1:
+            raise InputError(f"zoom = {self.zoom} is outside 0 to 1")
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Order of `n` galaxies in an epoch: a permutation, int64, that depends on nothing else."""
+    return np.random.default_rng([_ORDER, seed, epoch]).permutation(n)
+
+
+def random_transforms(
+    rows: np.ndarray, n_rows: int, crop: int, augmentation: Augmentation, seed: int, view: int
+) -> np.ndarray:
+    """Geometry of one augmented view of some galaxies.
+
+    Parameters
+    ----------
+    rows : ndarray of int
+        Rows of the galaxies in the cache.
+    n_rows : int
+        Galaxies in the cache.
+    crop : int
+        Side of the images in pixels.
+    augmentation : Augmentation
+        Ranges of the random numbers.
+    seed, view : int
+        Stream of random numbers, and which view of it; an epoch takes one view.
+
+    Returns
+    -------
+    ndarray, float32, (len(rows), 8)
+        See `transforms`.
+    """
+    rng = np.random.default_rng([_VIEW, seed, view])
+    rotation, height, width = rng.uniform(-1, 1, (3, n_rows))[:, rows]
+    left_right, up_down = rng.integers(0, 2, (2, n_rows))[:, rows] * augmentation.flip
+    return transforms(
+        crop,
+        angle=rotation * augmentation.rotation,
+        zoom_height=1 + height * augmentation.zoom,
+        zoom_width=1 + width * augmentation.zoom,
+        left_right=left_right,
+        up_down=up_down,
+    )
+
+
+def transforms(
+    crop: int, *, angle=0.0, zoom_height=1.0, zoom_width=1.0, left_right=0, up_down=0
+) -> np.ndarray:
+    """Rotation, then mirrors, then zoom, about the centre of the image, as one affine map.
+
+    Parameters
+    ----------
+    crop : int
+        Side of the images in pixels.
+    angle : array-like, (n,)
+        Counter-clockwise rotation as the image is shown, in degrees.
+    zoom_height, zoom_width : array-like, (n,)
+        Part of the image's height and width that fills the frame: below 1 the galaxy grows.
+    left_right, up_down : array-like of {0, 1}, (n,)
+        Mirrors.
+
+    Returns
+    -------
+    ndarray, float32, (n, 8)
+        For each pixel (x, y) of the result the place (a0 x + a1 y + a2, b0 x + b1 y + b2) in the
+        image that it is taken from, as TensorFlow's ImageProjectiveTransform takes it.
+    """
+    angle, zoom_height, zoom_width, left_right, up_down = np.broadcast_arrays(
+        *np.atleast_1d(angle, zoom_height, zoom_width, left_right, up_down)
+    )
+    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    x_scale = np.where(left_right, -1.0, 1.0) * zoom_width
+    y_scale = np.where(up_down, -1.0, 1.0) * zoom_height
+    a0, a1 = cosine * x_scale, -sine * y_scale
+    b0, b1 = sine * x_scale, cosine * y_scale
+    centre = (crop - 1) / 2
+    a2, b2 = centre * (1 - a0 - a1), centre * (1 - b0 - b1)
+    zero = np.zeros_like(a0)
+    return np.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1).astype(np.float32)
+
+
+def warp(images, maps):
+    """Apply affine maps to images with TensorFlow.
+
+    Bilinear, mirrored beyond the edge. One interpolation takes the place of the three that Keras'
+    RandomRotation, RandomFlip and RandomZoom layers do one after the other: the same geometry with
+    less blur.
+
+    Parameters
+    ----------
+    images : tensor, float32, (n, crop, crop, channels)
+    maps : tensor, float32, (n, 8)
+        From `transforms`.
+
+    Returns
+    -------
+    tensor, float32, (n, crop, crop, channels)
+    """
+    import tensorflow as tf
+
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=maps,
+        output_shape=tf.shape(images)[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+
+
+def batches(
+    cache: ImageCache,
+    rows: np.ndarray,
+    batch_size: int,
+    *,
+    scale: float = 1.0,
+    maps: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
+):
+    """Stream images to a network.
+
+    Parameters
+    ----------
+    cache : ImageCache
+    rows : ndarray of int, (n,)
+        Rows of the cache in the order wanted.
+    batch_size : int
+        Images per batch; the last batch may be smaller.
+    scale : float
+        See `network_input`.
+    maps : ndarray, float32, (n, 8), optional
+        Augmentation of each image; none by default.
+    targets : ndarray, (n, ...), optional
+        What goes with each image.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Images, float32 (batch, crop, crop, 1 or 3), or (images, targets).
+    """
+    import tensorflow as tf
+
+    shape = (None, cache.crop, cache.crop, CHANNELS[cache.colour])
+
+    def read(batch):
+        return network_input(cache.arrays[batch], cache.colour, scale)
+
+    def load(batch):
+        # Reading has no state, so tf.data may do it in parallel and still keep the order.
+        images = tf.numpy_function(read, [batch["rows"]], tf.float32, stateful=False)
+        images = tf.ensure_shape(images, shape)
+        if maps is not None:
+            images = warp(images, batch["maps"])
+        return images if targets is None else (images, batch["targets"])
+
+    columns = {"rows": np.asarray(rows), "maps": maps, "targets": targets}
+    columns = {name: column for name, column in columns.items() if column is not None}
+    data = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
+    return data.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def write_cache(

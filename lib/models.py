@@ -1,0 +1,204 @@
+"""Networks: an EfficientNet backbone by name with the paper's head (Sec. 3.4, Table 2, Fig. 4).
+
+Every network is one flat functional Keras graph: no model inside a model, because tf-keras-vis
+follows the graph from the classes back to the last convolution, ``top_activation``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+import pandas as pd
+
+from lib import weights
+from lib.images import CHANNELS
+from lib.schema import InputError
+
+BACKBONES = tuple(
+    name for name in dir(keras.applications) if re.fullmatch(r"EfficientNet(B\d|V2\w+)", name)
+)
+"""Backbones that can be named, as Keras Applications calls them."""
+
+LAST_CONVOLUTION = "top_activation"
+"""Name of the last convolutional layer's output in every backbone; Grad-CAM++ starts there."""
+
+FEATURES = "features"
+"""Name of the layer that gives the pooled features, which the head classifies."""
+
+HEAD = ("dense", "classes")
+"""Names of the two dense layers of the head."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What decides a network before it is trained.
+
+    Attributes
+    ----------
+    role : str
+        What the network stands for in the paper: "B0" or "V2M".
+    backbone : str
+        One of `BACKBONES`.
+    weights : str
+        Where the backbone's weights come from, as `lib.weights` names it; "none" is random.
+    crop : int
+        Side of the image in pixels.
+    colour : {"grey", "rgb"}
+        One channel or three.
+    trainable : {"frozen", "all"}
+        Whether only the head or all weights are updated (Table 2).
+    dense_units : int
+        Width of the dense layer. The paper prints 1028, its parameter counts say 1024.
+    """
+
+    role: str
+    backbone: str
+    weights: str = "none"
+    crop: int = 224
+    colour: str = "rgb"
+    trainable: str = "all"
+    dense_units: int = 1024
+
+    def __post_init__(self):
+        _check_backbone(self.backbone)
+        if self.colour not in CHANNELS:
+            raise InputError(f"unknown colour {self.colour!r}: choose one of {', '.join(CHANNELS)}")
+        if self.trainable not in ("frozen", "all"):
+            raise InputError(f"trainable = {self.trainable!r}: choose frozen or all")
+        if self.crop < 32:
+            raise InputError(f"crop = {self.crop} px: an EfficientNet needs 32 px or more")
+        if self.dense_units < 1:
+            raise InputError(f"dense_units = {self.dense_units}: the dense layer needs 1 or more")
+
+    @property
+    def input_scale(self) -> float:
+        """Factor on the pixels [0, 255]: B0 is given [0, 1] as Zoobot was, V2 [0, 255]."""
+        return 1.0 if self.backbone.startswith("EfficientNetV2") else 1 / 255
+
+    def settings(self) -> dict[str, object]:
+        """Fields as plain values, and `input_scale`."""
+        return {**asdict(self), "input_scale": self.input_scale}
+
+
+def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dict]:
+    """Build a network with its initial weights.
+
+    Parameters
+    ----------
+    network : Network
+        Backbone, weights, input and head.
+    n_classes : int
+        Outputs of the softmax.
+    seed : int
+        Seed of the random weights; sets Keras', NumPy's and Python's global seeds too.
+
+    Returns
+    -------
+    model : keras.Model
+        (batch, crop, crop, channels) pixels times `input_scale` -> (batch, n_classes)
+        probabilities, float32.
+    receipt : dict
+        What `lib.weights.initialise` says of the backbone's weights, and `backbone_sha256`, the
+        hash of all of them as they start.
+
+    Raises
+    ------
+    InputError
+        If the weights are unknown, absent or do not fit.
+    """
+    keras.utils.set_random_seed(seed)
+    channels = CHANNELS[network.colour]
+    variant = weights.variant(network.weights, network.backbone, channels=channels)
+    pixels = keras.Input((network.crop, network.crop, channels), name="pixels")
+    images = pixels
+    if network.input_scale != 1:
+        # Keras' B0 divides by 255 itself, so it is given back the [0, 255] that it starts from.
+        images = keras.layers.Rescaling(1 / network.input_scale, name="undo_scale")(pixels)
+    base = weights.build(network.backbone, images, variant)
+    receipt = weights.initialise(base, network.weights, channels=channels)
+    receipt["backbone_sha256"] = weights_hash(base)
+    base.trainable = network.trainable == "all"
+    pooled = keras.layers.GlobalAveragePooling2D(name=FEATURES)(base.output)
+    output = _head(pooled, network.dense_units, n_classes, seed)
+    return keras.Model(base.inputs[0], output, name=network.role.lower()), receipt
+
+
+def _head(features, dense_units: int, n_classes: int, seed: int):
+    """The paper's head on pooled features (Sec. 3.4), Glorot uniform with seeds of its own."""
+    widths = (dense_units, n_classes)
+    for layer, (name, units, activation) in enumerate(zip(HEAD, widths, ("relu", "softmax"))):
+        start = keras.initializers.GlorotUniform(seed=seed + layer)
+        dense = keras.layers.Dense(
+            units, activation=activation, kernel_initializer=start, name=name
+        )
+        features = dense(features)
+    return features
+
+
+def head_of(model: keras.Model) -> keras.Model:
+    """The head alone, (batch, features) -> (batch, n_classes), sharing its layers with `model`."""
+    features = keras.Input((model.get_layer(FEATURES).output.shape[-1],), name="pooled")
+    output = features
+    for name in HEAD:
+        output = model.get_layer(name)(output)
+    return keras.Model(features, output, name="head")
+
+
+def body_of(model: keras.Model) -> keras.Model:
+    """The rest, (batch, crop, crop, channels) -> (batch, features), sharing its layers."""
+    return keras.Model(model.input, model.get_layer(FEATURES).output, name="body")
+
+
+def weights_hash(model: keras.Model) -> str:
+    """SHA-256 of all weights in their order, by shape and value."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(str(tuple(weight.shape)).encode())
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def parameter_counts(model: keras.Model) -> pd.Series:
+    """Parameters of the backbone, of the head, in all, and those that train (Table 2)."""
+    head = head_of(model).count_params()
+    total = model.count_params()
+    trained = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    return pd.Series(
+        {"backbone": total - head, "head": head, "total": total, "trained": trained},
+        name="parameters",
+    )
+
+
+def tail(model: keras.Model) -> pd.DataFrame:
+    """Layers from the backbone's output to the classes, which Fig. 4 draws.
+
+    Returns
+    -------
+    DataFrame
+        `layer`, `type`, `activation`, `output_shape` (without the batch) and `parameters`, in
+        order.
+    """
+    names = [layer.name for layer in model.layers]
+    layers = model.layers[names.index(LAST_CONVOLUTION) :]
+    return pd.DataFrame(
+        {
+            "layer": [layer.name for layer in layers],
+            "type": [type(layer).__name__ for layer in layers],
+            "activation": [
+                getattr(getattr(layer, "activation", None), "__name__", "") for layer in layers
+            ],
+            "output_shape": [
+                " x ".join(str(n) for n in layer.output.shape[1:]) for layer in layers
+            ],
+            "parameters": [layer.count_params() for layer in layers],
+        }
+    )
+
+
+def _check_backbone(name: str) -> None:
+    if name not in BACKBONES:
+        raise InputError(f"unknown backbone {name!r}: choose one of {', '.join(BACKBONES)}")

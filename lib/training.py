@@ -1,0 +1,574 @@
+"""Training: the published protocol (Secs. 2.3, 3.4, 3.5), runs that can be taken up, predictions.
+
+Nothing in an epoch depends on what ran before it, save the variables of the network and of the
+optimizer: the order of the galaxies and their augmentation follow from the seed and the number of
+the epoch (`lib.images`). All of it is written at the end of every epoch, so that a run that was
+killed goes on where it was and ends with the same weights as one that was not.
+
+A frozen backbone gives the same features for the same view of a galaxy whichever head follows. With
+`Protocol.feature_views` they are computed once, kept on disk (`FeatureStore`), and only the head is
+trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from lib import evaluation, models
+from lib.images import Augmentation, ImageCache, batches, epoch_order, random_transforms
+from lib.models import Network
+from lib.paths import atomic
+from lib.schema import MERGES, InputError, merged_classes, probability_columns
+
+PREDICTION_BATCH = 64
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a network is trained; the defaults are the paper's (Sec. 3.5).
+
+    Attributes
+    ----------
+    name : {"published", "sound"}
+        Whether the validation galaxies that pick the best epoch also give the reported scores, or
+        a test set that nothing was chosen on.
+    epochs : int
+        Most epochs.
+    batch_size : int
+        Galaxies per step.
+    learning_rate : float
+        Of Adam, constant.
+    patience : int
+        Epochs without a better validation accuracy after which training stops.
+    batch_norm : {"inference", "train"}
+        Whether a fine-tuned backbone runs as in prediction (BatchNorm statistics and stochastic
+        depth as they came, as published) or as in training, which random weights need.
+    augmentation : Augmentation
+        Of the training galaxies.
+    feature_views : int or None
+        Augmented views per galaxy whose features are computed once, for a frozen backbone; epoch
+        e takes view e modulo this number. None runs the backbone in every epoch, as published;
+        `epochs` views give the same training.
+    view_seed : int or None
+        Seed of the augmentation where runs with several seeds are to share features; None takes
+        `seed`.
+    seed : int
+        Of the initial weights, the order and the augmentation.
+    deterministic : bool
+        Use TensorFlow's deterministic operations.
+    """
+
+    name: str = "published"
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    patience: int = 30
+    batch_norm: str = "inference"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    feature_views: int | None = None
+    view_seed: int | None = None
+    seed: int = 42
+    deterministic: bool = True
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "patience", "feature_views"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} = {value}: it must be 1 or more")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate = {self.learning_rate}: it must be above 0")
+        if self.name not in ("published", "sound"):
+            raise InputError(f"protocol = {self.name!r}: choose published or sound")
+        if self.batch_norm not in ("inference", "train"):
+            raise InputError(f"batch_norm = {self.batch_norm!r}: choose inference or train")
+        if self.seed < 0 or (self.view_seed is not None and self.view_seed < 0):
+            raise InputError("seed and view_seed must be 0 or more")
+
+    def transforms(self, rows: np.ndarray, cache: ImageCache, view: int) -> np.ndarray:
+        """Augmentation of some rows of the cache in one view, see `lib.images.transforms`."""
+        seed = self.seed if self.view_seed is None else self.view_seed
+        return random_transforms(rows, len(cache.arrays), cache.crop, self.augmentation, seed, view)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A training run.
+
+    Attributes
+    ----------
+    model : keras.Model
+        With the weights of the best epoch.
+    settings : dict
+        What ``model.json`` holds: network, protocol, classes, sources of weights and data, and
+        what came out.
+    predictions : DataFrame
+        `galaxy_id`, `label`, `split`, `predicted` and one probability column per class.
+    history : DataFrame
+        One row per epoch: `epoch` (from 1), `loss`, `accuracy`, `val_loss`, `val_accuracy`,
+        `seconds`.
+    validation_probabilities : ndarray, float32, (epochs, validation galaxies, classes)
+        After every epoch, galaxies in the order of `predictions`.
+    """
+
+    model: keras.Model
+    settings: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+    validation_probabilities: np.ndarray
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes in the order of the network's outputs."""
+        return tuple(self.settings["classes"])
+
+
+class FeatureStore:
+    """Features of a frozen backbone, computed when first asked for and kept on disk.
+
+    One file per view, named by a hash of everything the features depend on, so that runs with other
+    seeds, classes or heads share them.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files are.
+    body : keras.Model
+        Images to pooled features.
+    identity : dict
+        What the features depend on beside the view and the galaxy.
+    stream : callable
+        (rows, view or None) to a data set of image batches; None is the image as it is.
+    """
+
+    def __init__(self, folder: Path, body: keras.Model, identity: dict, stream: Callable):
+        self.folder, self.stream = Path(folder), stream
+        self.forward, self.width = _forward_function(body), body.output.shape[-1]
+        self.key = _hash(identity)[:16]
+
+    def get(self, rows: np.ndarray, view: int | None) -> np.ndarray:
+        """Features of some rows of the image cache in a view, float32, (len(rows), features)."""
+        path = self.folder / f"features_{self.key}_{'plain' if view is None else view}.npz"
+        known, features = self._read(path)
+        new = np.setdiff1d(rows, known)
+        if len(new):
+            computed = self.forward(self.stream(new, view))
+            known, features = np.append(known, new), np.concatenate([features, computed])
+            with atomic(path) as temporary:
+                np.savez(temporary, rows=known, features=features)
+        order = np.argsort(known)
+        return features[order[np.searchsorted(known, rows, sorter=order)]]
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        if not path.exists():
+            return np.empty(0, np.int64), np.empty((0, self.width), np.float32)
+        with np.load(path) as stored:
+            return stored["rows"], stored["features"]
+
+
+def train(
+    network: Network,
+    protocol: Protocol,
+    cache: ImageCache,
+    assignment: pd.DataFrame,
+    folder: str | Path,
+    *,
+    features: str | Path | None = None,
+    notes: dict | None = None,
+    log: Callable[[str], None] = print,
+) -> TrainedModel:
+    """Train a network and predict every galaxy.
+
+    Parameters
+    ----------
+    network : Network
+        What is trained.
+    protocol : Protocol
+        How.
+    cache : ImageCache
+        Images, opened with the network's crop and colour.
+    assignment : DataFrame
+        `galaxy_id`, `label` and `split`, all of whose galaxies have an image. Galaxies of the split
+        "train" are trained on, "validation" picks the epoch, and all are predicted.
+    folder : path
+        The state of the run is kept in its folder ``checkpoint`` after every epoch. If it holds the
+        state of a run with the same settings, that run is taken up.
+    features : path, optional
+        Folder of the `FeatureStore`; only with `protocol.feature_views`.
+    notes : dict, optional
+        More to keep in the settings, e.g. how the assignment was made (merge, sampling).
+    log : callable
+        Gets one line per epoch.
+
+    Returns
+    -------
+    TrainedModel
+
+    Raises
+    ------
+    InputError
+        Before training: cache and network do not fit, a galaxy has no image, an unknown class, no
+        galaxies to train on or to validate with, features of a backbone that is not frozen.
+    """
+    classes = _check(network, protocol, cache, assignment, features)
+    rows = cache.rows(assignment["galaxy_id"])
+    targets = np.eye(len(classes), dtype=np.float32)[
+        evaluation.class_index(assignment["label"], classes)
+    ]
+    training = np.flatnonzero(assignment["split"] == "train")
+    validation = np.flatnonzero(assignment["split"] == "validation")
+
+    if protocol.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    model, receipt = models.build(network, len(classes), protocol.seed)
+    settings = {
+        **network.settings(),
+        "protocol": protocol.name,
+        "training": asdict(protocol),
+        "classes": list(classes),
+        **(notes or {}),
+        "initial_weights": receipt,
+        "image_cache_sha256": cache.sha256,
+        "assignment_sha256": _hash(assignment[["galaxy_id", "label", "split"]].to_csv(index=False)),
+    }
+
+    def stream(which, view, targets=None, batch_size=PREDICTION_BATCH):
+        maps = None if view is None else protocol.transforms(which, cache, view)
+        return batches(
+            cache, which, batch_size, scale=network.input_scale, maps=maps, targets=targets
+        )
+
+    if protocol.feature_views is None:
+        trained = model
+
+        def epoch_data(order, epoch):
+            return stream(rows[order], epoch, targets[order], protocol.batch_size)
+
+        def plain(which):
+            return stream(rows[which], None)
+    else:
+        trained = models.head_of(model)
+        identity = {
+            "backbone": network.backbone,
+            "weights": receipt,
+            "crop": cache.crop,
+            "colour": cache.colour,
+            "images": cache.sha256,
+            "augmentation": asdict(protocol.augmentation),
+            "view_seed": protocol.seed if protocol.view_seed is None else protocol.view_seed,
+        }
+        store = FeatureStore(features, models.body_of(model), identity, stream)
+        for view in range(min(protocol.feature_views, protocol.epochs)):
+            store.get(rows[training], view)
+
+        def epoch_data(order, epoch):
+            view = store.get(rows[order], epoch % protocol.feature_views)
+            return _slices((view, targets[order])).batch(protocol.batch_size)
+
+        def plain(which):
+            return _slices(store.get(rows[which], None)).batch(1024)
+
+    forward = _forward_function(trained)
+    in_training = network.trainable == "all" and protocol.batch_norm == "train"
+    state = _fit(
+        trained,
+        forward,
+        protocol,
+        in_training,
+        lambda epoch: epoch_data(training[epoch_order(len(training), protocol.seed, epoch)], epoch),
+        plain(validation),
+        targets[validation],
+        _Checkpoint(Path(folder) / CHECKPOINT, settings),
+        log,
+    )
+    probabilities = forward(plain(np.arange(len(rows))))
+    history = pd.DataFrame(state.history)
+    settings |= {
+        "best_epoch": int(history["val_accuracy"].idxmax()) + 1,
+        "epochs_run": len(history),
+        "parameters": models.parameter_counts(model).to_dict(),
+        "weights_sha256": models.weights_hash(model),
+    }
+    return TrainedModel(
+        model,
+        settings,
+        _prediction_table(assignment, probabilities, classes),
+        history,
+        np.stack(state.validation_probabilities),
+    )
+
+
+@dataclass
+class _State:
+    """What a run needs beside its variables to go on."""
+
+    history: list[dict] = field(default_factory=list)
+    validation_probabilities: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """Index of the first epoch with the highest validation accuracy."""
+        return int(np.argmax([row["val_accuracy"] for row in self.history]))
+
+    def finished(self, protocol: Protocol) -> bool:
+        """Whether all epochs ran, or `patience` of them without a better validation accuracy."""
+        if len(self.history) >= protocol.epochs:
+            return True
+        return bool(self.history) and len(self.history) - 1 - self.best_epoch >= protocol.patience
+
+
+class _Checkpoint:
+    """State of a run on disk: ``state.npz`` after every epoch, ``best.npz`` after the best one.
+
+    The best weights are written first. A kill between the two files repeats an epoch, which writes
+    the same best weights again.
+    """
+
+    def __init__(self, folder: Path, settings: dict):
+        self.state, self.best = folder / "state.npz", folder / "best.npz"
+        self.fingerprint = _hash(settings)
+
+    def save(self, state: _State, variables: list, model: keras.Model) -> None:
+        if state.best_epoch == len(state.history) - 1:
+            _save_arrays(self.best, model.variables)
+        _save_arrays(
+            self.state,
+            variables,
+            fingerprint=np.array(self.fingerprint),
+            history=np.array(json.dumps(state.history)),
+            validation_probabilities=np.stack(state.validation_probabilities),
+        )
+
+    def restore(self, variables: list) -> _State:
+        """Fill the variables from the state on disk, if it belongs to this run."""
+        if not self.state.exists():
+            return _State()
+        with np.load(self.state) as stored:
+            if str(stored["fingerprint"]) != self.fingerprint:
+                return _State()
+            _assign(stored, variables)
+            return _State(
+                json.loads(str(stored["history"])), list(stored["validation_probabilities"])
+            )
+
+    def restore_best(self, model: keras.Model) -> None:
+        with np.load(self.best) as stored:
+            _assign(stored, model.variables)
+
+
+def _save_arrays(path: Path, variables: list, **more: np.ndarray) -> None:
+    arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(variables)}
+    with atomic(path) as temporary:
+        np.savez(temporary, **arrays, **more)
+
+
+def _assign(stored, variables: list) -> None:
+    for i, variable in enumerate(variables):
+        variable.assign(stored[f"variable_{i}"])
+
+
+def _fit(
+    model: keras.Model,
+    forward: Callable,
+    protocol: Protocol,
+    in_training: bool,
+    epoch_data: Callable[[int], tf.data.Dataset],
+    validation: tf.data.Dataset,
+    validation_targets: np.ndarray,
+    checkpoint: _Checkpoint,
+    log: Callable[[str], None],
+) -> _State:
+    """Train a model and leave it with the weights of its best epoch."""
+    optimizer = keras.optimizers.Adam(protocol.learning_rate)
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.CategoricalCrossentropy()
+    variables = [*model.variables, *optimizer.variables]
+    state = checkpoint.restore(variables)
+    if state.history:
+        log(f"going on after epoch {len(state.history)} of an interrupted run")
+    run_epoch = _epoch_function(model, optimizer, loss, in_training)
+    while not state.finished(protocol):
+        start = time.perf_counter()
+        epoch = len(state.history)
+        train_loss, train_accuracy = run_epoch(epoch_data(epoch))
+        probabilities = forward(validation)
+        right = probabilities.argmax(axis=1) == validation_targets.argmax(axis=1)
+        row = {
+            "epoch": epoch + 1,
+            "loss": float(train_loss),
+            "accuracy": float(train_accuracy),
+            "val_loss": float(loss(validation_targets, probabilities)),
+            "val_accuracy": float(right.mean()),
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        if not np.isfinite(row["loss"]):
+            raise FloatingPointError(
+                f"the loss of epoch {epoch + 1} is {row['loss']}: training diverged. Take a lower "
+                "learning_rate or, for random weights, batch_norm = 'train'."
+            )
+        state.history.append(row)
+        state.validation_probabilities.append(probabilities)
+        checkpoint.save(state, variables, model)
+        log(
+            f"epoch {epoch + 1}/{protocol.epochs}: loss {row['loss']:.4f}, accuracy "
+            f"{row['accuracy']:.3f}, validation loss {row['val_loss']:.4f}, validation accuracy "
+            f"{row['val_accuracy']:.3f}{' (best)' if state.best_epoch == epoch else ''}, "
+            f"{row['seconds']:.1f} s"
+        )
+    checkpoint.restore_best(model)
+    return state
+
+
+def _epoch_function(model, optimizer, loss, in_training: bool) -> Callable:
+    """One epoch as a single TensorFlow graph: (data set of inputs, targets) -> loss, accuracy."""
+
+    @tf.function(reduce_retracing=True)
+    def run_epoch(data):
+        total, right, seen = tf.constant(0.0), tf.constant(0.0), tf.constant(0.0)
+        for inputs, targets in data:
+            with tf.GradientTape() as tape:
+                probabilities = model(inputs, training=in_training)
+                value = loss(targets, probabilities)
+            variables = model.trainable_variables
+            optimizer.apply(tape.gradient(value, variables), variables)
+            hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
+            n = tf.cast(tf.shape(targets)[0], tf.float32)
+            total, seen = total + value * n, seen + n
+            right += tf.reduce_sum(tf.cast(hits, tf.float32))
+        return total / seen, right / seen
+
+    return run_epoch
+
+
+def _forward_function(model: keras.Model) -> Callable:
+    """A model in inference mode as a graph: a data set of inputs -> outputs, float32, (n, ...)."""
+    forward = tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+    return lambda data: np.concatenate([forward(inputs).numpy() for inputs in data])
+
+
+def _slices(tensors) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(tensors)
+
+
+def _prediction_table(
+    assignment: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """Prediction of every galaxy, rows as in the assignment."""
+    table = assignment[["galaxy_id", "label", "split"]].reset_index(drop=True)
+    table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
+    table[probability_columns(classes)] = probabilities
+    return table
+
+
+def metrics(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict:
+    """Scores of every split, with 95 % intervals, and of every class in it."""
+    result = {}
+    for split, part in predictions.groupby("split"):
+        matrix = evaluation.confusion(part["label"], part["predicted"], classes)
+        report = evaluation.class_report(matrix).astype(object)
+        result[split] = {
+            "n": len(part),
+            "scores": evaluation.score_intervals(matrix).to_dict("index"),
+            "classes": report.where(report.notna(), None).to_dict("index"),
+            "confusion": matrix.to_numpy().tolist(),
+        }
+    return result
+
+
+def save_run(run: TrainedModel, folder: str | Path) -> None:
+    """Write a run: ``model.keras``, ``model.json``, ``history.csv``, ``predictions.parquet``,
+    ``validation_probabilities.npy`` and ``metrics.json``; then remove its checkpoint.
+    """
+    folder = Path(folder)
+    with atomic(folder / "model.keras") as temporary:
+        run.model.save(temporary)
+    with atomic(folder / "history.csv") as temporary:
+        run.history.to_csv(temporary, index=False)
+    with atomic(folder / "predictions.parquet") as temporary:
+        run.predictions.to_parquet(temporary, index=False)
+    with atomic(folder / "validation_probabilities.npy") as temporary:
+        np.save(temporary, run.validation_probabilities)
+    scores = metrics(run.predictions, run.classes)
+    for name, content in (("metrics.json", scores), ("model.json", run.settings)):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+
+
+def load_run(folder: str | Path) -> TrainedModel:
+    """Read what `save_run` wrote.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or the weights are not those that ``model.json`` describes.
+    """
+    folder = Path(folder)
+    tables = evaluation.read_run(folder)
+    if not (folder / "model.keras").is_file():
+        raise InputError(f"{folder / 'model.keras'} is missing: run the training notebook again.")
+    model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
+    if models.weights_hash(model) != tables.settings["weights_sha256"]:
+        raise InputError(
+            f"{folder / 'model.keras'} does not hold the weights that model.json describes: run "
+            "the training notebook again."
+        )
+    return TrainedModel(
+        model, tables.settings, tables.predictions, tables.history, tables.epoch_probabilities
+    )
+
+
+def _check(
+    network: Network,
+    protocol: Protocol,
+    cache: ImageCache,
+    assignment: pd.DataFrame,
+    features: str | Path | None,
+) -> tuple[str, ...]:
+    """Refuse what cannot be trained; otherwise the classes in the order of the outputs."""
+    if (cache.crop, cache.colour) != (network.crop, network.colour):
+        raise InputError(
+            f"the images are opened as {cache.colour} {cache.crop} px, the network takes "
+            f"{network.colour} {network.crop} px: open the cache with the network's crop and colour"
+        )
+    if protocol.feature_views is not None and network.trainable != "frozen":
+        raise InputError(
+            "feature_views needs a frozen backbone: its features change in training. Set "
+            "feature_views = None or train_backbone = False."
+        )
+    if (protocol.feature_views is None) != (features is None):
+        raise InputError("a folder for features goes with feature_views, and only with it")
+    labels = set(assignment["label"])
+    merges = [m for m in map(merged_classes, MERGES) if labels <= set(m)]
+    if not merges:
+        raise InputError(
+            f"labels {sorted(labels)} are not the classes of any merge ({', '.join(MERGES)})"
+        )
+    trained = set(assignment.loc[assignment["split"] == "train", "label"])
+    if labels - trained:
+        raise InputError(
+            f"no galaxy to train on in class {', '.join(sorted(labels - trained))}: merge classes, "
+            "loosen the selection, or leave these galaxies out"
+        )
+    if len(trained) < 2:
+        raise InputError(f"only one class ({', '.join(trained)}): there is nothing to tell apart")
+    if not (assignment["split"] == "validation").any():
+        raise InputError("no galaxy to validate with: raise validation_fraction or max_per_class")
+    return tuple(c for c in merges[0] if c in labels)
+
+
+def _hash(content) -> str:
+    """SHA-256 of a text, or of plain values as JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
