@@ -130,7 +130,7 @@ def _draw_sky(rng: np.random.Generator, table: pd.DataFrame) -> None:
     kept: list[np.ndarray] = []
     while sum(map(len, kept)) < n:
         z = np.clip(0.072 * np.exp(0.5 * rng.standard_normal(4 * n)), 0.01, 0.25)
-        kpc = 11.5 * (z / 0.07) ** 0.35 * np.exp(0.28 * rng.standard_normal(4 * n))
+        kpc = 11.5 * (z / 0.07) ** 0.35 * np.exp(0.36 * rng.standard_normal(4 * n))
         # Angular-diameter distance of a flat universe to second order in z; H0 = 70 km/s/Mpc.
         kpc_per_arcsec = 4283.0 * z / (1 + 1.23 * z) * 4.848e-3
         arcsec = kpc / kpc_per_arcsec
@@ -158,7 +158,7 @@ def _draw_disc(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["position_angle"] = rng.uniform(0, 180, n)
     table["scale_length"] = 1 / rng.uniform(1.6, 2.3, n)
     table["truncation"] = rng.uniform(1.2, 2.1, n)
-    bulge = np.clip(0.09 * np.exp(0.75 * rng.standard_normal(n)), 0.005, 0.5)
+    bulge = np.clip(0.105 * np.exp(0.75 * rng.standard_normal(n)), 0.005, 0.5)
     bulge_disc = np.clip(0.3 * np.exp(0.4 * rng.standard_normal(n)), 0.1, 0.7)
     table["bulge_fraction"] = np.where(spiral | edge, bulge, bulge_disc)
     table.loc[smooth, "bulge_fraction"] = 1.0
@@ -167,7 +167,7 @@ def _draw_disc(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["bulge_sersic"] = np.where(smooth, rng.uniform(1.3, 4.5, n), rng.uniform(0.9, 2.6, n))
     table["axis_ratio"] = np.where(smooth, 1 - 0.6 * rng.beta(1.3, 2.2, n), rng.uniform(0.75, 1, n))
     table["thickness"] = rng.uniform(0.13, 0.3, n)
-    barred = rng.random(n) < np.where(spiral, 0.35, 0.2)
+    barred = rng.random(n) < np.where(spiral, 0.42, 0.25)
     barred &= ~(smooth | edge)
     table["bar_length"] = np.where(barred, rng.uniform(0.2, 0.42, n), 0.0)
     table["bar_strength"] = np.where(barred, rng.uniform(0.4, 1.3, n), 0.0)
@@ -187,11 +187,17 @@ def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["winding"] = rng.choice([-1, 1], n)
     # Loosely wound arms overlap less, so galaxies with many arms have larger pitch angles here,
     # as Hart et al. (2017) find.
-    pitch = rng.normal(17, 5.5, n) + np.maximum(arms - 2, 0) * 2.0
+    pitch = rng.normal(17, 5.5, n) + np.maximum(arms - 2, 0) * 1.8
+    # A single arm that wound up more than once would pass for several.
+    pitch = np.where(arms == 1, pitch + 6, pitch)
     table["pitch"] = np.where(spiral, np.clip(pitch, 8, 35), 0.0)
     table["arm_width"] = np.where(has_arms, rng.uniform(0.085, 0.15, n), 0.0)
     table.loc[arms == 1, "arm_width"] *= 0.65
-    contrast = 1.0 * np.exp(0.42 * rng.standard_normal(n)) * np.where(arms > 2, 1.15, 1.0)
+    contrast = (
+        1.0
+        * np.exp(0.42 * rng.standard_normal(n))
+        * np.select([arms == 1, arms > 2], [1.4, 1.15], 1.0)
+    )
     table["arm_contrast"] = np.where(has_arms, np.clip(contrast, 0.15, 2.4), 0.0)
     start = np.where(
         table["bar_length"] > 0, 0.85 * table["bar_length"], rng.uniform(0.08, 0.24, n)
@@ -201,9 +207,11 @@ def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["arm_phase"] = rng.uniform(0, 2 * np.pi, n)
     table["arm_inequality"] = np.where(has_arms, rng.beta(1.8, 2.8, n), 0.0)
     table["arm_wiggle"] = np.where(has_arms, np.abs(rng.normal(0, 0.2, n)), 0.0)
-    lopsided = np.where(arms == 1, rng.uniform(0.25, 0.6, n), np.abs(rng.normal(0, 0.08, n)))
+    lopsided = np.where(arms == 1, rng.uniform(0.3, 0.7, n), np.abs(rng.normal(0, 0.08, n)))
     table["lopsidedness"] = np.where(spiral, lopsided, 0.0)
-    floc = np.where(has_arms, 0.08 + rng.beta(2, 3.5, n) * 0.8, rng.uniform(0.1, 0.6, n))
+    floc = np.where(has_arms, 0.08 + rng.beta(2, 3.5, n) * 0.8, rng.uniform(0.1, 0.45, n))
+    # Clumps between one or two arms would pass for more arms.
+    floc *= np.select([arms == 1, arms == 2], [0.4, 0.6], 1.0)
     table["flocculence"] = np.where(spiral, floc, 0.0)
     # A bar lies along the start of the arms.
     table["bar_angle"] = np.where(
@@ -221,4 +229,4 @@ def _draw_colours(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["disc_g_r"] = np.minimum(np.clip(disc, 0.0, 0.95) + redshifting, table["bulge_g_r"])
     # Age, metals and dust shift r - i a little against g - r.
     table["r_i_offset"] = rng.normal(0, 0.05, n)
-    table["arm_blueness"] = np.where(spiral, np.clip(rng.normal(0.14, 0.06, n), 0, 0.3), 0.0)
+    table["arm_blueness"] = np.where(spiral, np.clip(rng.normal(0.17, 0.06, n), 0, 0.35), 0.0)

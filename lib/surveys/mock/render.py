@@ -34,26 +34,29 @@ STRETCH = np.array([7.75, 5.85, 5.4], dtype=np.float32) * 0.4
 NONLINEARITY = 2.25
 """Softening of the asinh stretch."""
 
+STAR_COLOURS = ((0.2, -0.1), (0.4, -0.08), (0.55, -0.08), (0.9, -0.08), (1.4, 0.5))
+"""Colour g - r of field stars, and how far their r - i is off the galaxies' colour locus."""
+
 _LOG_R_MIN = np.float32(np.log(0.02))
 
 
 @lru_cache(maxsize=32)
-def _sky_grid(n: int) -> tuple[np.ndarray, np.ndarray]:
+def _sky_grid(n: int, field: float) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres x (right) and y (up) in R90, float32 (n, n)."""
-    axis = ((np.arange(n) + 0.5) / n - 0.5) * FIELD
+    axis = ((np.arange(n) + 0.5) / n - 0.5) * field
     x, y = np.meshgrid(axis, -axis)
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _rotated(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _rotated(galaxy, n: int, field: float) -> tuple[np.ndarray, np.ndarray]:
     """Sky coordinates along the major and minor axis, in R90."""
-    x, y = _sky_grid(n)
+    x, y = _sky_grid(n, field)
     angle = np.radians(galaxy.position_angle)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x
 
 
-def disc_coordinates(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
+def disc_coordinates(galaxy, n: int, field: float = FIELD) -> tuple[np.ndarray, np.ndarray]:
     """Polar coordinates in the plane of the disc for every pixel of an ``n`` x ``n`` image.
 
     Parameters
@@ -62,13 +65,15 @@ def disc_coordinates(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
         Needs ``position_angle`` and ``inclination`` (degrees).
     n : int
         Image width in pixels.
+    field : float
+        Image width in R90.
 
     Returns
     -------
     r, theta : ndarray of float32, (n, n)
         Radius in R90; angle in radians, counted from the major axis.
     """
-    u, v = _rotated(galaxy, n)
+    u, v = _rotated(galaxy, n, field)
     v = v / np.float32(np.cos(np.radians(galaxy.inclination)))
     return np.sqrt(u * u + v * v) + np.float32(1e-4), np.arctan2(v, u)
 
@@ -127,13 +132,14 @@ def arm_pattern(
 def _clumps(galaxy, r, theta, rng: np.random.Generator) -> np.ndarray:
     """Zero-mean field of clumps that shear has drawn out into short trailing arcs."""
     seeds = np.zeros((48, 128), dtype=np.float32)
-    for size, amplitude in ((2.4, 1.0), (0.9, 0.6)):
+    for size, amplitude in ((2.0, 1.0), (0.7, 0.7)):
         scale = rng.standard_normal(seeds.shape, dtype=np.float32)
-        scale = ndimage.gaussian_filter(scale, size, mode=("nearest", "wrap"))
+        # A row is twice as long as a column: round patches before the shear.
+        scale = ndimage.gaussian_filter(scale, (size, 2 * size), mode=("nearest", "wrap"))
         seeds += np.float32(amplitude / scale.std()) * scale
     log_r = np.log(r)
     # Without arms the clumps are patches rather than arcs, which an eye would count.
-    shear = galaxy.winding / np.tan(np.radians(galaxy.pitch + (8 if galaxy.n_arms else 50)))
+    shear = galaxy.winding / np.tan(np.radians(galaxy.pitch + (8 if galaxy.n_arms else 30)))
     row = (log_r - _LOG_R_MIN) * np.float32(10)
     column = (theta - np.float32(shear) * log_r) * np.float32(128 / (2 * np.pi))
     inside = r < 2.2
@@ -151,22 +157,22 @@ def _sersic(radius: np.ndarray, effective: float, index: float) -> np.ndarray:
     return np.exp(np.float32(-b) * scaled) / np.float32(total)
 
 
-def _bulge(galaxy, n: int) -> np.ndarray:
+def _bulge(galaxy, n: int, field: float) -> np.ndarray:
     """Bulge (or the whole of a smooth galaxy), unit flux when integrated over R90 squared."""
-    u, v = _rotated(galaxy, n)
+    u, v = _rotated(galaxy, n, field)
     # A bulge is seen flattened with the disc, but less so.
     tilt = 1 - 0.45 * (1 - np.cos(np.radians(min(galaxy.inclination, 65))))
     q = galaxy.axis_ratio * (tilt if galaxy.kind != "smooth" else 1.0)
     # The core is blunted at the size of a pixel, or the sampling would see a spike.
     radius = np.sqrt(
-        u * u * np.float32(q) + v * v / np.float32(q) + np.float32((0.4 * FIELD / n) ** 2)
+        u * u * np.float32(q) + v * v / np.float32(q) + np.float32((0.4 * field / n) ** 2)
     )
     return _sersic(radius, galaxy.bulge_radius, galaxy.bulge_sersic)
 
 
-def _edge_on_disc(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _edge_on_disc(galaxy, n: int, field: float) -> tuple[np.ndarray, np.ndarray]:
     """Disc seen from its side (van der Kruit & Searle 1981) and its dust lane."""
-    u, v = _rotated(galaxy, n)
+    u, v = _rotated(galaxy, n, field)
     x = np.abs(u) / np.float32(galaxy.scale_length) + np.float32(1e-3)
     column = np.where(x < 12, x * k1(np.minimum(x, 12)), 0).astype(np.float32)
     height = np.abs(v) / np.float32(galaxy.thickness)
@@ -177,10 +183,10 @@ def _edge_on_disc(galaxy, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _face_on_disc(
-    galaxy, n: int, rng: np.random.Generator
+    galaxy, n: int, field: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Smooth disc with bar, the young light on it, and the optical depth of dust."""
-    r, theta = disc_coordinates(galaxy, n)
+    r, theta = disc_coordinates(galaxy, n, field)
     disc = np.exp(-r / np.float32(galaxy.scale_length))
     disc *= 1 - _ramp(r, galaxy.truncation, 0.12 + 0.1 * galaxy.scale_length)
     if galaxy.bar_strength > 0:
@@ -213,10 +219,10 @@ def _face_on_disc(
     )
     # H II regions: points on arms and clumps, number per area independent of the resolution.
     density = (
-        60 * (FIELD / n) ** 2 * (pattern + np.float32(0.7 * galaxy.flocculence) * (clumps > 0.7))
+        60 * (field / n) ** 2 * (pattern + np.float32(0.7 * galaxy.flocculence) * (clumps > 0.7))
     )
     knots = rng.random((n, n), dtype=np.float32) < density * outer * (r < 1.4)
-    strength = 0.022 * (0.3 + galaxy.flocculence) * (n / FIELD) ** 2 / 50
+    strength = 0.022 * (0.3 + galaxy.flocculence) * (n / field) ** 2 / 50
     young[knots] += (
         np.float32(strength) * disc[knots] * rng.exponential(1.0, knots.sum()).astype(np.float32)
     )
@@ -236,19 +242,19 @@ def _colours(g_r: float, r_i_offset: float = 0.0) -> np.ndarray:
     return np.array([10 ** (-0.4 * g_r), 1.0, 10 ** (0.4 * r_i)], dtype=np.float32)
 
 
-def _galaxy_light(galaxy, n: int, rng: np.random.Generator) -> np.ndarray:
+def _galaxy_light(galaxy, n: int, field: float, rng: np.random.Generator) -> np.ndarray:
     """Light of the galaxy before the seeing: float32 (3, n, n) in g, r, i, nanomaggies a pixel."""
-    area = (FIELD / n) ** 2
+    area = (field / n) ** 2
     total = _flux(galaxy.mag_r)
-    bulge = _bulge(galaxy, n) * np.float32(total * galaxy.bulge_fraction * area)
+    bulge = _bulge(galaxy, n, field) * np.float32(total * galaxy.bulge_fraction * area)
     light = _colours(galaxy.bulge_g_r, galaxy.r_i_offset)[:, None, None] * bulge
     if galaxy.kind == "smooth":
         return light
     if galaxy.kind == "edge-on":
-        old, dust = _edge_on_disc(galaxy, n)
+        old, dust = _edge_on_disc(galaxy, n, field)
         young = np.zeros_like(old)
     else:
-        old, young, dust = _face_on_disc(galaxy, n, rng)
+        old, young, dust = _face_on_disc(galaxy, n, field, rng)
     scale = np.float32(total * (1 - galaxy.bulge_fraction) / (old.sum() + young.sum()))
     light += _colours(galaxy.disc_g_r, galaxy.r_i_offset)[:, None, None] * (scale * old)
     light += _colours(galaxy.disc_g_r - 2 * galaxy.arm_blueness, galaxy.r_i_offset)[
@@ -259,22 +265,24 @@ def _galaxy_light(galaxy, n: int, rng: np.random.Generator) -> np.ndarray:
     return light
 
 
-def _add_neighbours(light: np.ndarray, galaxy, rng: np.random.Generator) -> None:
+def _add_neighbours(light: np.ndarray, galaxy, field: float, rng: np.random.Generator) -> None:
     """Add stars and small galaxies of the field, at random, in place."""
     n = light.shape[-1]
-    pixel = FIELD * galaxy.r90_arcsec / n
-    square_arcmin = (FIELD * galaxy.r90_arcsec / 60) ** 2
+    pixel = field * galaxy.r90_arcsec / n
+    square_arcmin = (field * galaxy.r90_arcsec / 60) ** 2
     n_stars, n_galaxies = rng.poisson(3 * square_arcmin), rng.poisson(3.5 * square_arcmin)
     for is_star in [True] * n_stars + [False] * n_galaxies:
         # Counts rise with magnitude about tenfold in 3.5 mag for stars, in 2 mag for galaxies.
         faint, slope = (21.8, 0.28) if is_star else (21.5, 0.45)
         magnitude = max(faint + np.log10(1 - rng.random()) / slope, 14.5)
-        colour = rng.choice([0.2, 0.4, 0.6, 0.9, 1.3]) if is_star else rng.normal(0.65, 0.3)
+        colours = STAR_COLOURS[rng.integers(len(STAR_COLOURS))]
+        if not is_star:
+            colours = rng.normal(0.6, 0.3), 0.0
         x, y = rng.uniform(0, n, 2)
         shape, angle, arcsec = rng.uniform(0.35, 1), rng.uniform(0, np.pi), rng.uniform(0.4, 1.3)
-        if np.hypot(x - n / 2, y - n / 2) < 0.35 * n / FIELD:
+        if np.hypot(x - n / 2, y - n / 2) < 0.35 * n / field:
             continue
-        flux = _colours(colour) * np.float32(_flux(magnitude))
+        flux = _colours(*colours) * np.float32(_flux(magnitude))
         reach = 1 if is_star else int(np.ceil(6 * arcsec / pixel)) + 1
         x0, x1 = max(int(x) - reach, 0), min(int(x) + reach + 1, n)
         y0, y1 = max(int(y) - reach, 0), min(int(y) + reach + 1, n)
@@ -298,12 +306,7 @@ def _stretch(light: np.ndarray) -> np.ndarray:
     return (255 * np.clip(colour[::-1], 0, 1)).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _native_width(galaxy) -> float:
-    """Width of the cut-out in SDSS pixels."""
-    return FIELD * galaxy.r90_arcsec / NATIVE_PIXEL
-
-
-def render(galaxy, size: int = 424) -> np.ndarray:
+def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     """Colour cut-out of a simulated galaxy.
 
     Parameters
@@ -311,7 +314,9 @@ def render(galaxy, size: int = 424) -> np.ndarray:
     galaxy : row of the truth table
         A Series, or a named tuple of `DataFrame.itertuples`.
     size : int
-        Width in pixels; the field is 8.48 R90 wide at any size.
+        Width in pixels.
+    field : float
+        Width in R90; smaller than a cut-out's to save the sky around a galaxy in pre-training.
 
     Returns
     -------
@@ -319,11 +324,11 @@ def render(galaxy, size: int = 424) -> np.ndarray:
         The same for the same row and size. Noise differs between sizes, the galaxy does not.
     """
     rng = np.random.default_rng(int(galaxy.image_seed))
-    native = _native_width(galaxy)
+    native = field * galaxy.r90_arcsec / NATIVE_PIXEL
     n = int(np.clip(round(native), min(64, size), size))
-    light = _galaxy_light(galaxy, n, rng)
-    _add_neighbours(light, galaxy, rng)
-    pixel = FIELD * galaxy.r90_arcsec / n
+    light = _galaxy_light(galaxy, n, field, rng)
+    _add_neighbours(light, galaxy, field, rng)
+    pixel = field * galaxy.r90_arcsec / n
     sigma = galaxy.psf_fwhm_arcsec / 2.355 / pixel
     for band in light:
         ndimage.gaussian_filter(band, sigma, output=band, mode="nearest", truncate=3.5)
@@ -358,5 +363,5 @@ def arm_mask(galaxy, size: int = 424, level: float = 0.4) -> np.ndarray:
 
 def bulge_mask(galaxy, size: int = 424) -> np.ndarray:
     """Pixels within two effective radii of the bulge: bool (size, size)."""
-    u, v = _rotated(galaxy, size)
+    u, v = _rotated(galaxy, size, FIELD)
     return np.hypot(u, v / np.float32(galaxy.axis_ratio)) < 2 * galaxy.bulge_radius

@@ -88,7 +88,7 @@ def arm_visibility(truth: pd.DataFrame) -> np.ndarray:
     m = truth["n_arms"].clip(lower=1)
     cos_i = np.cos(np.radians(truth["inclination"].clip(upper=75)))
     arcsec = truth["r90_arcsec"]
-    spacing = 2 * np.pi * 0.6 * arcsec * np.sin(np.radians(truth["pitch"].clip(lower=5))) / m
+    spacing = 2 * np.pi * 0.7 * arcsec * np.sin(np.radians(truth["pitch"].clip(lower=5))) / m
     spacing *= 0.5 * (1 + cos_i)
     # Modulation transfer of a Gaussian beam at the frequency of the arms.
     blur = np.exp(-2 * (np.pi * truth["psf_fwhm_arcsec"] / 2.355 / spacing) ** 2)
