@@ -161,9 +161,7 @@ display(mistakes.groupby("run").head(4).reset_index(drop=True).round(3))
 # beside each. `inside` says whether the paper's number lies in our interval.
 
 # %%
-comparison = pd.concat(
-    [evaluation.compare_with_paper(run, seed=seed) for run in trained], ignore_index=True
-)
+comparison = pd.concat([evaluation.compare_with_paper(run) for run in trained], ignore_index=True)
 cells = comparison[comparison["label"] != "all"]
 shown = ["run", "protocol", "label", "metric", "n", "ours", "low", "high", "paper", "difference"]
 display(cells[[*shown, "inside"]].round(3))

@@ -170,30 +170,49 @@ def test_bootstrap_agrees_with_scipy_galaxy_by_galaxy():
     np.testing.assert_allclose(ours[["low", "high"]], theirs, atol=0.006)
 
 
-def _coverage(share, sizes, metric, interval, repeats, seed):
-    """Share of simulated validation sets whose interval holds the true value of a metric."""
-    share, sizes = np.asarray(share), np.asarray(sizes)
-    truth = ev.scores(pd.DataFrame(share * sizes[:, None]))[metric]
+def simulated_matrices(share, sizes, repeats, seed):
+    """Confusion matrices of validation sets whose true shares are known."""
     rng = np.random.default_rng(seed)
-    hits = 0
-    for i in range(repeats):
-        drawn = np.stack([rng.multinomial(n, row) for n, row in zip(sizes, share)])
-        low, high = interval(pd.DataFrame(drawn), i)
-        hits += low <= truth <= high
-    return hits / repeats
+    for _ in range(repeats):
+        yield pd.DataFrame(np.stack([rng.multinomial(n, row) for n, row in zip(sizes, share)]))
 
 
-@pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])
-def test_bootstrap_covers_the_truth(metric):
-    share = [[0.8, 0.1, 0.1], [0.15, 0.7, 0.15], [0.1, 0.2, 0.7]]
+def test_bootstrap_covers_the_truth():
+    share = np.array([[0.8, 0.1, 0.1], [0.15, 0.7, 0.15], [0.1, 0.2, 0.7]])
+    sizes = [60, 60, 60]
+    truth = pd.Series(ev.scores(pd.DataFrame(share * 60)))
+    hits = np.zeros(3)
+    for seed, matrix in enumerate(simulated_matrices(share, sizes, 300, seed=5)):
+        table = ev.bootstrap(matrix, n=400, level=0.9, seed=seed).loc["all"].loc[truth.index]
+        hits += (table["low"] <= truth) & (truth <= table["high"])
+    # The binomial error of 300 repeats at 0.9 is 0.017.
+    assert ((hits / 300 >= 0.84) & (hits / 300 <= 0.95)).all(), hits
 
-    def interval(matrix, i):
-        table = ev.bootstrap(matrix, n=400, level=0.9, seed=i)
-        return table.loc[("all", metric), ["low", "high"]]
 
-    covered = _coverage(share, [60, 60, 60], metric, interval, 300, seed=5)
-    # Binomial error of 300 repeats at 0.9 is 0.017.
-    assert 0.84 <= covered <= 0.95
+def test_score_intervals_cover_the_truth_with_the_papers_small_classes():
+    """Classes of 9 and 10 galaxies among 339, with B0's confusion as the truth."""
+    sizes = paper.B0_CONFUSION.sum(axis=1).to_numpy()
+    share = (paper.B0_CONFUSION.to_numpy() + 0.1) / (sizes[:, None] + 0.6)
+    truth = pd.Series(ev.scores(pd.DataFrame(share * sizes[:, None])))
+    ours, bootstrap = np.zeros(3), np.zeros(3)
+    for seed, matrix in enumerate(simulated_matrices(share, sizes, 250, seed=6)):
+        table = ev.score_intervals(matrix).loc[truth.index]
+        ours += (table["low"] <= truth) & (truth <= table["high"])
+        table = ev.bootstrap(matrix, n=200, seed=seed).loc["all"].loc[truth.index]
+        bootstrap += (table["low"] <= truth) & (truth <= table["high"])
+    # The binomial error of 250 repeats at 0.95 is 0.014.
+    assert ((ours / 250 >= 0.91) & (ours / 250 <= 0.99)).all(), ours
+    assert bootstrap["macro_f1"] < ours["macro_f1"]
+
+
+def test_score_intervals_by_hand():
+    matrix = ev.confusion(["1"] * 50 + ["2"] * 10, ["1"] * 40 + ["2"] * 20, ("1", "2"))
+    table = ev.score_intervals(matrix)
+    np.testing.assert_allclose(table["value"], list(ev.scores(matrix).values()))
+    (low_1, high_1), (low_2, high_2) = ev.wilson(40, 50), ev.wilson(10, 10)
+    row = table.loc["balanced_accuracy"]
+    assert row["low"] == pytest.approx(0.9 - np.hypot(0.8 - low_1, 1 - low_2) / 2)
+    assert row["high"] == pytest.approx(0.9 + np.hypot(high_1 - 0.8, high_2 - 1) / 2)
 
 
 def test_wilson_covers_the_truth():
@@ -436,6 +455,10 @@ def test_run_is_read_and_compared(tmp_path):
     assert cell["inside"] == (cell["low"] <= 0.856 <= cell["high"])
     overall = table[table["label"] == "all"].set_index("metric")
     assert overall.loc["accuracy", "paper"] == pytest.approx(291 / 339)
+    published = ev.score_intervals(paper.B0_CONFUSION)
+    np.testing.assert_allclose(
+        overall[["paper", "paper_low", "paper_high"]], published.loc[overall.index]
+    )
     assert (overall["n"] == 339).all()
 
 
