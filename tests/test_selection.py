@@ -430,3 +430,7 @@ def test_figures_show_what_they_are_given(tmp_path):
     assert [b.get_height() for b in bars] == [*full, *(full // 2)]
     curves = figures.label_confidence(sample, cut=0.8).axes[0].lines
     assert len(curves) == 4  # three classes and the cut
+    stages = {"image": np.zeros((32, 32, 3), np.uint8), "crop, grey": np.zeros((16, 16, 1))}
+    panels = figures.preprocessing_flow(stages).axes
+    assert [a.get_title() for a in panels] == list(stages)
+    assert [a.get_xlabel() for a in panels] == ["32 px", "16 px"]
