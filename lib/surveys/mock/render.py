@@ -336,7 +336,8 @@ def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     sky = (SKY_SIGMA * np.float32(galaxy.sky_noise * native / n))[:, None, None]
     noise = rng.standard_normal(light.shape, dtype=np.float32)
     noise *= np.sqrt(sky**2 + np.float32(SHOT_NOISE) * np.maximum(light, 0))
-    image = _stretch(light + noise)
+    # The stretch works on surface brightness, whatever the size of a pixel.
+    image = _stretch((light + noise) * np.float32((n / native) ** 2))
     if n == size:
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))

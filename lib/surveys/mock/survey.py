@@ -206,12 +206,11 @@ def _mass_tables(truth: pd.DataFrame, seed: int) -> tuple[Table, Table]:
     return info, extra
 
 
-def _write_images(rows: pd.DataFrame, folder: Path, size: int) -> int:
-    """Render a part of the survey into JPEG files; the number written."""
+def _write_images(rows: pd.DataFrame, folder: Path, size: int) -> None:
+    """Render a part of the survey into JPEG files."""
     for galaxy in rows.itertuples(index=False):
         image = Image.fromarray(render(galaxy, size))
         image.save(folder / f"{galaxy.asset_id}.jpg", quality=92)
-    return len(rows)
 
 
 def write_survey(
@@ -274,10 +273,14 @@ def write_survey(
         _write_tables(staging, truth, seed)
         parts = [truth.iloc[k : k + 64] for k in range(0, n_galaxies, 64)]
         write = partial(_write_images, folder=staging / "images", size=size)
-        # Fresh processes: a fork of a process that runs TensorFlow's threads may hang.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            written = sum(pool.map(write, parts))
-        assert written == n_galaxies
+        if workers == 1:
+            for part in parts:
+                write(part)
+        else:
+            # Fresh processes: a fork of a process that runs TensorFlow's threads may hang.
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                for _ in pool.map(write, parts):
+                    pass
         folder.mkdir(exist_ok=True)
         for made in staging.iterdir():
             old = folder / made.name
