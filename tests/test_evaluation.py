@@ -195,13 +195,13 @@ def test_score_intervals_cover_the_truth_with_the_papers_small_classes():
     share = (paper.B0_CONFUSION.to_numpy() + 0.1) / (sizes[:, None] + 0.6)
     truth = pd.Series(ev.scores(pd.DataFrame(share * sizes[:, None])))
     ours, bootstrap = np.zeros(3), np.zeros(3)
-    for seed, matrix in enumerate(simulated_matrices(share, sizes, 250, seed=6)):
+    for seed, matrix in enumerate(simulated_matrices(share, sizes, 150, seed=6)):
         table = ev.score_intervals(matrix).loc[truth.index]
         ours += (table["low"] <= truth) & (truth <= table["high"])
         table = ev.bootstrap(matrix, n=200, seed=seed).loc["all"].loc[truth.index]
         bootstrap += (table["low"] <= truth) & (truth <= table["high"])
-    # The binomial error of 250 repeats at 0.95 is 0.014.
-    assert ((ours / 250 >= 0.91) & (ours / 250 <= 0.99)).all(), ours
+    # The binomial error of 150 repeats at 0.95 is 0.018.
+    assert ((ours / 150 >= 0.9) & (ours / 150 <= 0.995)).all(), ours
     assert bootstrap["macro_f1"] < ours["macro_f1"]
 
 

@@ -129,15 +129,8 @@ def reliability_diagram(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> Fig
     curves : mapping
         Run -> {legend entry -> table of `lib.evaluation.reliability`}; one panel per run.
     """
-    figure, axes = plt.subplots(
-        1,
-        len(curves),
-        figsize=(min(WIDTH, 3.5 * len(curves)), 3.4),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (run, tables) in zip(axes[0], curves.items(), strict=True):
+    figure, axes = _panels(len(curves), height=3.4)
+    for axis, (run, tables) in zip(axes.flat, curves.items(), strict=False):
         axis.plot([0, 1], [0, 1], color="0.75", linewidth=1, zorder=0)
         for colour, marker, (name, table) in zip(
             ["#D55E00", "#0072B2", "#009E73"], "os^", tables.items(), strict=False
@@ -152,8 +145,9 @@ def reliability_diagram(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> Fig
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
         axis.set_aspect("equal")
-    axes[0, 0].set_ylabel("accuracy")
-    axes[0, -1].legend(loc="upper left")
+    for line in axes:
+        line[0].set_ylabel("accuracy")
+    axes[0, 0].legend(loc="upper left")
     return figure
 
 
@@ -206,10 +200,8 @@ def unseen_recall(tables: Mapping[str, pd.DataFrame]) -> Figure:
     tables : mapping
         Run -> table of `lib.evaluation.unseen_recall`; one panel per run.
     """
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(WIDTH, 2.8), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, (run, table) in zip(axes[0], tables.items(), strict=True):
+    figure, axes = _panels(len(tables), height=2.8)
+    for axis, (run, table) in zip(axes.flat, tables.items(), strict=False):
         x = np.arange(len(table))
         for offset, split, filled in ((-0.12, "validation", True), (0.12, "rest", False)):
             colours = [ARM_COLOURS[label] for label in table.index]
@@ -227,9 +219,27 @@ def unseen_recall(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_ylim(0, 1.02)
         axis.set_title(run)
         axis.set_xlabel("arm number m")
-    axes[0, 0].set_ylabel("recall")
-    axes[0, -1].legend(loc="lower right")
+    for line in axes:
+        line[0].set_ylabel("recall")
+    axes[0, 0].legend(loc="lower right")
     return figure
+
+
+def _panels(n: int, height: float) -> tuple[Figure, np.ndarray]:
+    """Up to two panels a line with common axes; those that are too many are blank."""
+    columns = min(n, 2)
+    lines = -(-n // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(WIDTH * columns / 2, height * lines),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[n:]:
+        axis.set_axis_off()
+    return figure, axes
 
 
 def mcnemar_possible(outcomes: pd.DataFrame, smallest: int, largest: int) -> Figure:
