@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from lib.schema import InputError
 from lib.weights.graph import BackboneVariant
@@ -273,7 +273,7 @@ def _download(name: str, revision: str | None, offline: bool) -> Path:
         if name != CONFIG:
             raise _Absent from error
         raise InputError(_remedy(f"{name} is not in the repository", revision)) from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the library beneath the hub's own changes, and its errors too
         raise InputError(_remedy(f"{name} failed: {error}", revision)) from error
 
 

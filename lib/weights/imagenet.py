@@ -28,7 +28,7 @@ MD5 = {
     "efficientnetb7": "cbcfe4450ddf6f3ad90b1b398090fe4a",
     "efficientnetv2-b0": "893217f2bb855e2983157299931e43ff",
     "efficientnetv2-b1": "0e80663031ca32d657f9caa404b6ec37",
-    "efficientnetv2-b2": "2dfe2e7a5d45b6632553a8961ea609eb",
+    "efficientnetv2-b2": "1dfe2e7a5d45b6632553a8961ea609eb",
     "efficientnetv2-b3": "f6abf7b5849ac99a89b50dd3fd532856",
     "efficientnetv2-s": "af0682fb74e8c54910f2d4393339c070",
     "efficientnetv2-m": "1b8dc055df72dde80d614482840fe342",
