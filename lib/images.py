@@ -451,6 +451,11 @@ def write_cache(
     return open_cache(folder, crop, colour), left_out
 
 
+def print_progress(done: int, total: int) -> None:
+    """Print how far the decoding is, one line per call."""
+    print(f"{done:,} of {total:,} images", flush=True)
+
+
 def open_cache(folder: str | Path, crop: int, colour: str = "rgb") -> ImageCache:
     """Open the crops that the pre-processing step wrote.
 

@@ -1,0 +1,206 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02  Pre-processing
+#
+# **Question.** What does a network see of each galaxy, and which images cannot be used?
+#
+# **Reproduces** Secs. 2.2 and 2.3 of Lee, Soo & Sharoni (arXiv:2412.11696).
+#
+# **Inputs**
+# - `01_sample_selection`: the selected galaxies
+# - the survey's folder with its images
+#
+# **Outputs**
+# - `images_<colour>_<crop>.npy`: the central pixels of every galaxy, uint8, memory-mapped later
+# - `images_<colour>_<crop>.parquet`: which galaxy is in which row
+# - `missing.csv`: galaxies without a usable image, and why
+# - figures
+
+# %% [markdown]
+# ## 1 Set-up
+#
+# ### 1.1 Import packages
+#
+# Import the project's library; `lib.images` decodes, crops and augments.
+
+# %%
+import time
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+from lib import images, paper, paths
+from lib.figures import style
+from lib.figures import training as figures
+
+style.use()
+
+# %% [markdown]
+# ### 1.2 Define parameters
+#
+# Change these to read another survey's images or to keep more of each. The defaults are those of
+# the embedded, simulated survey.
+
+# %% tags=["parameters"]
+# Folder of the run; a relative path starts at the project root.
+run_dir = "runs/mock"
+# Name of this notebook's folder below it.
+output = "02_preprocessing"
+# Folder of the survey's files, which the image paths start from.
+data_dir = "runs/mock/00_mock_survey"
+# Side of the images in the files, in pixels.
+size = 424
+# Side of the central crop that is kept, in pixels; networks can take this or less.
+crop = 224
+# Colour that is kept: rgb (from which grey can be made) or grey.
+colour = "rgb"
+# Seed of the galaxies and the augmentation that are shown.
+seed = 42
+
+# %% [markdown]
+# ### 1.3 Check the parameters
+#
+# Stop here, before any work, if a value is not possible.
+
+# %%
+images.check_crop(crop, size)
+out = paths.output_folder(run_dir, output)
+sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+
+# %% [markdown]
+# ## 2 The images
+#
+# ### 2.1 Decode and crop
+#
+# Read every selected galaxy's image once, keep its centre, and write all of them into one array.
+# Later steps read that array and never a JPEG.
+
+# %%
+start = time.perf_counter()
+cache, missing = images.write_cache(
+    sample,
+    paths.resolve(data_dir),
+    out,
+    crop=crop,
+    colour=colour,
+    size=size,
+    progress=images.print_progress,
+)
+decoding_rate = len(sample) / (time.perf_counter() - start)
+
+# %% [markdown]
+# ### 2.2 List what cannot be used
+#
+# Name the galaxies whose image is missing, broken, or not of the size and colour that it should
+# have. They are left out of everything that follows.
+
+# %%
+with paths.atomic(out / "missing.csv") as file:
+    missing.to_csv(file, index=False)
+display(missing["reason"].value_counts().to_frame("galaxies").sort_index())
+display(missing.sort_values("galaxy_id").head())
+
+# %% [markdown]
+# ### 2.3 Count what is left per class
+#
+# Compare the classes before and after, to see whether one of them lost more than its share.
+
+# %%
+usable = pd.Series(cache.has(sample["galaxy_id"]), index=sample.index)
+counts = pd.DataFrame(
+    {
+        "selected": sample["label"].value_counts(),
+        "with an image": sample["label"][usable].value_counts(),
+    }
+)
+display(counts.fillna(0).astype(int).sort_index())
+
+# %% [markdown]
+# ### 2.4 Compare reading with decoding
+#
+# Read galaxies back in random order, as training does, and compare the rate with that of decoding.
+
+# %%
+shuffled = np.random.default_rng(seed).permutation(len(cache.index))
+start = time.perf_counter()
+for part in np.array_split(shuffled, max(1, len(shuffled) // 16)):
+    cache.arrays[np.sort(part)].max()
+reading_rate = len(shuffled) / (time.perf_counter() - start)
+
+# %% [markdown]
+# ## 3 What a network sees
+#
+# ### 3.1 Show the crop
+#
+# Show one galaxy of each class: the whole image with the frame of the crop, what is inside it, and
+# the grey image, the mean of the three channels, that B0 is given. Most of an image is sky and
+# neighbours.
+
+# %%
+shown = sample[usable].groupby("label").sample(1, random_state=seed).sort_values("label")
+whole = np.stack([images.decode(paths.resolve(data_dir) / p, size) for p in shown["image_path"]])
+titles = [style.arm_label(label) for label in shown["label"]]
+style.show(
+    figures.crops(whole, crop, titles),
+    out / "crops.png",
+    f"One galaxy of each class. Top: the {size} x {size} px image with the frame of the crop. "
+    f"Middle: the central {crop} x {crop} px. Bottom: the same in grey.",
+)
+
+# %% [markdown]
+# ### 3.2 Show the augmentation
+#
+# Show views of the same galaxies as training sees them: turned by any angle, mirrored, and
+# stretched or shrunk in each direction. The number of arms stays. What lies beyond the edge is
+# filled by reflection.
+
+# %%
+rows = cache.rows(shown["galaxy_id"])
+pixels = images.network_input(cache.arrays[rows], cache.colour)
+views = [
+    images.random_transforms(rows, len(cache.arrays), crop, images.Augmentation(), seed, view)
+    for view in range(5)
+]
+warped = np.stack([images.warp(pixels, maps) for maps in views], axis=1)
+
+# %% [markdown]
+# Draw them, one galaxy per row. All three changes are made with one interpolation, where Keras'
+# layers would make three, so that the views are a little sharper than the paper's.
+
+# %%
+augmentation = images.Augmentation()
+style.show(
+    figures.augmented(pixels, warped, titles),
+    out / "augmentation.png",
+    f"Augmented views (Sec. 2.3): rotation by up to {augmentation.rotation:.0f} degrees either "
+    f"way, mirrors, height and width changed independently by up to {augmentation.zoom:.0%}.",
+)
+
+# %% [markdown]
+# ## 4 What was found
+#
+# Sum up this run and compare it with the paper.
+
+# %%
+display(
+    Markdown(
+        f"{len(cache.index):,} of {len(sample):,} selected galaxies have a usable image, "
+        f"{len(missing):,} are left out. The crop keeps {crop**2 / size**2:.0%} of each image, "
+        f"{cache.arrays.nbytes / 1e6:.0f} MB in all; the paper crops to {paper.FIGURE_5.loc['B0', 'size']} px. "
+        f"Decoding went at {decoding_rate:,.0f} images per second; the cache gives back "
+        f"{reading_rate:,.0f} per second, {reading_rate / decoding_rate:.0f} times as many."
+    )
+)

@@ -1,0 +1,296 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04  Train V2M
+#
+# **Question.** How well does a network whose weights are all trained, the paper's V2M, count spiral
+# arms?
+#
+# **Reproduces** Secs. 3.4, 3.5 and 4.2.2, the V2M column of Table 2 and Fig. 4 of Lee, Soo &
+# Sharoni (arXiv:2412.11696).
+#
+# **Inputs**
+# - `01_sample_selection`: the selected galaxies and their labels
+# - `02_preprocessing`: the cache of their images
+#
+# **Outputs**
+# - `model.keras`: the network with the weights of its best epoch
+# - `model.json`: what the network is, how it was trained and on what
+# - `history.csv`: loss and accuracy of every epoch
+# - `predictions.parquet`: class probabilities of every galaxy that has an image
+# - `validation_probabilities.npy`: those of the validation galaxies after every epoch
+# - `metrics.json`: scores of every part of the data
+# - figures
+
+# %% [markdown]
+# ## 1 Set-up
+#
+# ### 1.1 Import packages
+#
+# Import the project's library; `lib.models` builds the network, `lib.training` trains it.
+
+# %%
+import pandas as pd
+from IPython.display import Markdown, display
+
+from lib import evaluation, images, models, paper, paths, selection, training
+from lib.figures import style
+from lib.figures import training as figures
+
+style.use()
+
+# %% [markdown]
+# ### 1.2 Define parameters
+#
+# Change these to train another network or in another way. The defaults are the paper's, and meant
+# for a GPU; the profiles for CPUs in `notebooks/profiles` name a smaller backbone and crop, and 1.4
+# says which network was trained.
+
+# %% tags=["parameters"]
+# Folder of the run; a relative path starts at the project root.
+run_dir = "runs/mock"
+# Name of this notebook's folder below it.
+output = "04_train_v2m"
+# Backbone, as Keras Applications names it.
+backbone = "EfficientNetV2M"
+# Where the backbone's weights come from: none, mock, imagenet, zoobot-hub, zoobot-checkpoint:<path>.
+weights = "imagenet"
+# Side of the central crop, in pixels.
+crop = 224
+# Colour of the images: grey (one channel) or rgb (three).
+colour = "rgb"
+# Width of the dense layer (the paper prints 1028, its parameter counts say 1024).
+dense_units = 1024
+# Train the backbone's weights too, or only the head's.
+train_backbone = True
+# A trained backbone's BatchNorm and stochastic depth: inference (as published) or train.
+batch_norm = "inference"
+# Class merge: none, 3+4 or 4+5+.
+merge = "none"
+# down-sampled (at most max_per_class galaxies of each class) or all.
+sampling = "down-sampled"
+# Most galaxies of one class when down-sampling.
+max_per_class = 300
+# Which of them: first (in catalogue order) or random.
+choose = "first"
+# Share of each class that is kept for validation.
+validation_fraction = 0.3
+# Go on when a class has no galaxy to train or validate on.
+allow_empty = False
+# published (validation galaxies give the scores) or sound (half of them are kept for testing).
+protocol = "published"
+# Most epochs.
+epochs = 50
+# Galaxies per step.
+batch_size = 16
+# Learning rate of Adam, constant.
+learning_rate = 1e-4
+# Epochs without a better validation accuracy after which training stops.
+patience = 30
+# Augmented views per galaxy whose features are computed once (frozen backbones only); 0 runs the
+# backbone in every epoch, as published.
+feature_views = 0
+# Seed of the augmentation, where runs with several seeds are to share features; None takes seed.
+view_seed = None
+# Seed of the initial weights, the order of the galaxies and the augmentation.
+seed = 42
+
+# %% [markdown]
+# ### 1.3 Check the parameters
+#
+# Describe the network and the protocol; a value that is not possible stops the notebook here.
+
+# %%
+selection.check_sampling(merge, sampling, max_per_class, choose, validation_fraction)
+network = models.Network(
+    role="V2M",
+    backbone=backbone,
+    weights=weights,
+    crop=crop,
+    colour=colour,
+    trainable="all" if train_backbone else "frozen",
+    dense_units=dense_units,
+)
+rules = training.Protocol(
+    name=protocol,
+    epochs=epochs,
+    batch_size=batch_size,
+    learning_rate=learning_rate,
+    patience=patience,
+    batch_norm=batch_norm,
+    feature_views=feature_views or None,
+    view_seed=view_seed,
+    seed=seed,
+)
+out = paths.output_folder(run_dir, output)
+
+# %% [markdown]
+# ### 1.4 State the network
+#
+# Say which network is trained in the role of the paper's V2M, and with which weights it starts.
+
+# %%
+display(
+    Markdown(
+        f"In the role of the paper's {network.role}: **{backbone}** on {crop} px {colour} images, "
+        f"weights at the start: **{weights}**, trained weights: **{network.trainable}**, protocol: "
+        f"**{protocol}**."
+    )
+)
+
+# %% [markdown]
+# ## 2 The data
+#
+# ### 2.1 Open images and labels
+#
+# Open the cache of images, and keep the galaxies of the sample that are in it.
+
+# %%
+cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), crop, colour)
+sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+sample = sample[cache.has(sample["galaxy_id"])]
+
+# %% [markdown]
+# ### 2.2 Choose training and validation galaxies
+#
+# Merge classes where asked to, take at most the chosen number of each, and split each class into
+# training and validation. The galaxies left over (rest) are predicted too.
+
+# %%
+assignment = selection.assign(
+    sample,
+    merge=merge,
+    sampling=sampling,
+    max_per_class=max_per_class,
+    choose=choose,
+    validation_fraction=validation_fraction,
+    seed=seed,
+    allow_empty=allow_empty,
+)
+if protocol == "sound":
+    assignment = evaluation.sound_split(assignment, seed=seed)
+display(pd.crosstab(assignment["label"], assignment["split"]))
+
+# %% [markdown]
+# ## 3 Training
+#
+# ### 3.1 Train and predict
+#
+# Train, one line per epoch. The state is kept after every epoch: if the notebook is killed, running
+# it again goes on from there and ends with the same weights. Then predict every galaxy with the
+# weights of the best epoch.
+
+# %%
+run = training.train(
+    network,
+    rules,
+    cache,
+    assignment,
+    out,
+    features=paths.resolve(run_dir) / "features" if feature_views else None,
+    notes={"merge": merge, "sampling": sampling, "choose": choose, "max_per_class": max_per_class},
+)
+
+# %% [markdown]
+# ### 3.2 Save the run
+#
+# Write the network, its settings, its history and all predictions.
+
+# %%
+training.save_run(run, out)
+
+# %% [markdown]
+# ### 3.3 Watch it learn
+#
+# Draw loss and accuracy. Where the training loss goes on falling while the validation loss rises,
+# the network learns its galaxies by heart.
+
+# %%
+best = run.settings["best_epoch"]
+style.show(
+    figures.learning_curves(run.history, best),
+    out / "learning_curves.png",
+    f"Loss and accuracy of {backbone} over {len(run.history)} epochs; the weights of epoch {best}, "
+    "the first with the highest validation accuracy, are kept.",
+)
+
+# %% [markdown]
+# ## 4 The network
+#
+# ### 4.1 Count its parameters
+#
+# Count the parameters (Table 2), beside those the paper prints for its V2M.
+
+# %%
+counts = pd.DataFrame({"this run": models.parameter_counts(run.model)}).rename_axis("parameters")
+counts["paper"] = pd.Series({"total": paper.TABLE_2["V2M"]})
+display(counts.style.format("{:,.0f}", na_rep=""))
+
+# %% [markdown]
+# ### 4.2 Draw its tail
+#
+# Draw the layers that turn the backbone's output into class probabilities (Fig. 4), as built.
+
+# %%
+style.show(
+    figures.network_tail(models.tail(run.model), backbone, counts.loc["backbone", "this run"]),
+    out / "network.png",
+    f"The tail of the network on {backbone} with the shape and the parameters of each layer's "
+    "output. As Fig. 4 of the paper, where x stands for the backbone.",
+)
+
+# %% [markdown]
+# ## 5 The result
+#
+# ### 5.1 Score each class
+#
+# Show precision, recall and F1 of each class with 95 % intervals, on the validation galaxies, or on
+# the test galaxies where the protocol is sound. Notebook 09 compares them with the paper's Table 3.
+
+# %%
+result = evaluation.read_run(out)
+report = evaluation.class_report(result.confusion())
+intervals = evaluation.cell_intervals(report).round(3)
+display(intervals.unstack("metric").swaplevel(axis=1)[["precision", "recall", "f1"]])
+
+# %% [markdown]
+# ### 5.2 Score the whole
+#
+# Show accuracy, balanced accuracy and macro-F1, beside what always naming the most frequent class
+# would give.
+
+# %%
+scores = evaluation.score_intervals(result.confusion())
+most_frequent = result.part()["label"].value_counts(normalize=True).max()
+display(scores.round(3))
+
+# %% [markdown]
+# ## 6 What was found
+#
+# Sum up this run and compare it with the paper.
+
+# %%
+accuracy = scores.loc["accuracy"]
+published = paper.deduced_scores("V2M down-sampled").iloc[0]
+display(
+    Markdown(
+        f"{backbone} (weights: {weights}) names the arm class of {accuracy['value']:.1%} of "
+        f"{len(result.part()):,} {result.reported_split} galaxies (95 % interval "
+        f"{accuracy['low']:.1%} to {accuracy['high']:.1%}); always naming the most frequent class "
+        f"would be right for {most_frequent:.1%}. Macro-F1 is {scores.loc['macro_f1', 'value']:.3f}. "
+        f"The paper's V2M, on its own {int(published['total']):,} validation galaxies, has "
+        f"{published['accuracy']:.1%} and {published['macro_f1']:.3f}. The best epoch was {best} of "
+        f"{len(run.history)}, at {run.history['seconds'].median():.1f} s per epoch."
+    )
+)
