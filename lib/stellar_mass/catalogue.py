@@ -298,11 +298,11 @@ def quality_cuts(
             )
         undefined = keep & raw[column].isna().to_numpy()
         if undefined.any():
-            first = raw.loc[undefined].iloc[0]
+            key = next(k for k in _IDS if k in raw)
             raise InputError(
                 f"the mass catalogue: column {column} is NaN in {undefined.sum()} trustworthy rows "
-                f"(first: {', '.join(f'{k} {first[k]}' for k in _IDS if k in raw)}). Mark values "
-                f"that were not measured by {MISSING:.0f}, or remove those rows."
+                f"(first: {key} {raw.loc[undefined, key].iloc[0]}). Mark values that were not "
+                f"measured by {MISSING:.0f}, or remove those rows."
             )
         keep &= (raw[column] != MISSING).to_numpy()
         counts[f"{column} measured"] = int(keep.sum())

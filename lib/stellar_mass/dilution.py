@@ -243,7 +243,8 @@ def position_table(
     -------
     DataFrame
         ``source``, ``join`` ("identifier" or "position"), ``label``, ``n``, ``shift`` with its
-        interval, ``welch_p``, ``welch_p_holm``, and ``own_share``, the share of the galaxies with their own mass.
+        interval, ``welch_p``, ``welch_p_holm``, and ``own_share``, the share of the galaxies with
+        their own mass.
     """
     joined = join_by_position(sample, masses)
     joined = joined[np.isfinite(joined["value"])].set_index("galaxy_id")

@@ -19,7 +19,11 @@ TESTS = ("welch", "ks", "ad", "mw")
 """Welch's t, Kolmogorov-Smirnov, Anderson-Darling, Mann-Whitney."""
 
 _ESTIMATE = ["shift", "shift_low", "shift_high"]
-EFFECT_COLUMNS = ["source", "label", "n", "n_rest", *_ESTIMATE, "delta", "delta_low", "delta_high"]
+_DELTA = ["delta", "delta_low", "delta_high"]
+_WELCH = ["t", "welch_p", "welch_p_higher", "welch_p_lower"]
+_COMPARED = ["n", "n_rest", *_ESTIMATE, *_DELTA, *_WELCH]
+_COMPARED += ["ks_d", "ks_p", "ad", "ad_p", "mw_u", "mw_p"]
+EFFECT_COLUMNS = ["source", "label", "n", "n_rest", *_ESTIMATE, *_DELTA]
 P_COLUMNS = [
     "source",
     "label",
@@ -155,10 +159,12 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def _with_holm(rows: list[dict]) -> pd.DataFrame:
+    """Table of comparisons; a class that could not be compared has NaN."""
     table = pd.DataFrame(rows)
+    others = table.columns.difference(["label", *_COMPARED], sort=False)
+    table = table.reindex(columns=["label", *_COMPARED, *others])
     for test in TESTS:
-        if f"{test}_p" in table:
-            table[f"{test}_p_holm"] = holm(table[f"{test}_p"])
+        table[f"{test}_p_holm"] = holm(table[f"{test}_p"])
     return table
 
 
