@@ -27,6 +27,9 @@ ARM_COLOURS = {
 WIDTH = 7.0
 """Width of a full-width figure in inches."""
 
+LARGE = 250_000
+"""Bytes of a PNG above which a notebook holds a JPEG instead: pages of cut-outs."""
+
 
 def use() -> None:
     """Set the project's matplotlib defaults; call once at the top of a notebook."""
@@ -65,8 +68,13 @@ def show(figure: Figure, path: str | Path, caption: str) -> None:
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Description": caption})
-    plt.close(figure)
+    shown, format = buffer.getvalue(), "png"
     with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    display(Image(buffer.getvalue(), format="png", alt=caption))
+        temporary.write_bytes(shown)
+    if len(shown) > LARGE:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 85})
+        shown, format = buffer.getvalue(), "jpeg"
+    plt.close(figure)
+    display(Image(shown, format=format, alt=caption))
     display(Markdown(f"*{caption}*"))
