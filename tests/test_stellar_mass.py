@@ -13,6 +13,7 @@ import papermill
 import pytest
 from astropy.io import fits
 from conftest import ROOT
+from PIL import Image
 from scipy import stats
 
 from lib import paper, selection
@@ -218,16 +219,20 @@ print(len(raw), peak() - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_reading_1_8_million_rows_stays_below_1_gb(tmp_path):
-    n = 200_000
-    columns = rows(n)
-    write_pair(tmp_path, columns | {"OTHER": np.zeros((n, 20))}, FORMATS | {"OTHER": "20D"})
-    result = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    read, used = map(int, result.stdout.split())
-    assert read == n
-    # Growth is linear in the rows; Python and its libraries take 0.2 GB before.
-    assert used * 1_800_000 / n < 0.8e9
+    sizes, used = (50_000, 300_000), []
+    for n in sizes:
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        wide = {"OTHER": np.zeros((n, 20))}
+        write_pair(folder, rows(n) | wide, FORMATS | {"OTHER": "20D"})
+        command = [sys.executable, "-c", MEMORY, str(folder)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        read, growth = map(int, result.stdout.split())
+        assert read == n
+        used.append(growth)
+    per_row = (used[1] - used[0]) / (sizes[1] - sizes[0])
+    # Python and its libraries take 0.2 GB before.
+    assert used[1] + per_row * (1_800_000 - sizes[1]) < 0.8e9, used
 
 
 # --- matching -------------------------------------------------------------------------------------
@@ -785,9 +790,16 @@ def test_figures_show_the_data(mock_groups, tmp_path):
     expected = by_source["label"].groupby("arm_class")["value"].mean()[list(CLASSES)]
     assert means == pytest.approx(expected.tolist())
     table = by_source["B0"].assign(image_path="absent.jpg")
-    panel = figures.misclassified(table, tmp_path, per_side=3)
-    called = ((table["label"] == "2") & (table["predicted"] == "1")).sum()
-    assert f"({called:,} galaxies)" in panel.subfigs[0].get_suptitle()
+    called = (table["label"] == "2") & (table["predicted"] == "1")
+    best = table[called]["p_1"].idxmax()
+    table.loc[best, "image_path"] = "there.png"
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "there.png")
+    panel = figures.misclassified(table, tmp_path, per_side=3, crop=16, size=32)
+    left, right = panel.subfigs
+    assert f"({called.sum():,} galaxies)" in left.get_suptitle()
+    assert left.axes[0].images[0].get_array().shape == (16, 16, 3)
+    assert f"{table.loc[best, 'p_1']:.2f}" in left.axes[0].get_title()
+    assert not left.axes[1].images and not right.axes[0].images
     diluted = dilution.dilution_table(by_source, n_resamples=20)
     figures.dilution(diluted, "dex").canvas.draw()
 

@@ -121,7 +121,7 @@ def misclassified(
         chosen = table[(table["label"] == "2") & (table["predicted"] == arm_class)]
         chosen = chosen.sort_values(f"p_{arm_class}", ascending=False)
         part.suptitle(f"m = 2 called m = {arm_class} ({len(chosen):,} galaxies)", fontsize=9)
-        axes = part.subplots(lines, columns, squeeze=False).flat
+        axes = part.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
         for axis, galaxy in zip(axes, chosen.head(per_side).itertuples(), strict=False):
