@@ -389,17 +389,16 @@ if by_source and len(diluted):
 # %% [markdown]
 # ### 5.2 Hold it against the truth
 #
-# A simulated survey has shifts built in by true arm number. Compare what the true classes, the
+# A simulated survey has shifts of the mass built in by true arm number. Compare what the true classes, the
 # labels and the predictions show with what was built in, given the true classes of their galaxies.
 # A real survey has no such table.
 
 # %%
 truth_file = folder / "truth.parquet"
 truth = pd.DataFrame()
-if by_source and truth_file.is_file():
+if by_source and property == "stellar_mass" and truth_file.is_file():
     true_class = pd.read_parquet(truth_file).set_index("galaxy_id")["arm_class"]
-    built_in = mock.MASS_SHIFT if property == "stellar_mass" else {}
-    truth = dilution.truth_test(by_source, true_class, built_in, n_resamples, seed)
+    truth = dilution.truth_test(by_source, true_class, mock.MASS_SHIFT, n_resamples, seed)
     truth.to_csv(out / "truth.csv", index=False)
     display(truth[[*dilution.SHIFT_COLUMNS, "built_in_shift", "recovered"]].round(3))
 

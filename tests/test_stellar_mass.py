@@ -759,7 +759,7 @@ def test_report_states_the_numbers(mock_groups):
     assert numbers["label"]["different_by_position"] == []
     assert numbers["paper"]["anova_p"]["label"] == pytest.approx(0.17, abs=0.005)
     text = " ".join(report.words(numbers, "dex", 0.35))
-    assert f"{numbers['label']['shifts']['1'][0]:+.2f}" in text
+    assert f"{numbers['label']['shifts']['1'][0]:+.3f}" in text
     assert "Hart et al. (2016)" in text
 
 

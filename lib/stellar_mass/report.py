@@ -126,7 +126,7 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
     label, printed = numbers["label"], numbers["paper"]
     if label["range"] is not None:
         text.append(
-            f"The shifts of the labels' classes span {label['range']:.2f} {unit}, which is "
+            f"The shifts of the labels' classes span {label['range']:.3f} {unit}, which is "
             f"{label['range'] / spread:.1f} standard deviations of the sample."
         )
     text.append(
@@ -153,7 +153,7 @@ def _different(rows: pd.DataFrame) -> list[str]:
 
 def _interval(estimate: list[float]) -> str:
     shift, low, high = estimate
-    return f"{shift:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{shift:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _classes(labels: list[str]) -> str:
