@@ -631,6 +631,13 @@ def test_dilution_by_hand():
     assert np.isnan(table.set_index("label").loc["?", "purity"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_class_that_is_empty_or_everything_has_no_shift():
+    assert np.isnan(dilution.class_shifts(np.array([0.1, 0.2, 0.3]), np.array(["2"] * 3))).all()
+    some = dilution.class_shifts(np.array([1.0, 2.0, 4.0]), np.array(["1", "2", "2"]))
+    assert some.tolist() == pytest.approx([-2, 2, np.nan, np.nan, np.nan], nan_ok=True)
+
+
 def random_errors(rng, labels, rate):
     wrong = rng.random(len(labels)) < rate
     return np.where(wrong, rng.choice(CLASSES, len(labels)), labels)

@@ -292,5 +292,7 @@ def _shifts(values: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray, 
     size = np.bincount(codes, minlength=k)
     total = np.bincount(codes, weights=values, minlength=k)
     rest = len(values) - size
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return total / size - (values.sum() - total) / rest, size
+    # A class that is empty, or holds all galaxies, has no shift.
+    compared = np.where((size > 0) & (rest > 0), 1.0, np.nan)
+    mean, mean_of_rest = total / np.maximum(size, 1), (values.sum() - total) / np.maximum(rest, 1)
+    return compared * (mean - mean_of_rest), size
