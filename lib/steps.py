@@ -22,6 +22,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -57,6 +59,18 @@ class _Progress:
 
     def flush(self) -> None:
         self.log.flush()
+
+
+@contextmanager
+def _kernel_messages_to(log: TextIO) -> Iterator[None]:
+    """Send what libraries write to file descriptor 2 to the log: kernels inherit it."""
+    console = os.dup(2)
+    os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(console, 2)
+        os.close(console)
 
 
 def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, object]:
@@ -128,7 +142,7 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
     os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with open(staging / "log.txt", "a") as log:
+        with open(staging / "log.txt", "a") as log, _kernel_messages_to(log):
             papermill.execute_notebook(
                 source,
                 running,
