@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.explain import arms
+from lib.explain import arms, localisation
 from lib.schema import InputError
 
 SIZE = 128
@@ -58,7 +58,7 @@ def test_shape_of_an_inclined_disc():
         c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
         u, v = c * x - s * y, c * y + s * x
         image = np.exp(-np.hypot(u, v / 0.5) / 8)[..., None]
-        q, found = arms.disc_shape(image)
+        q, found = localisation.disc_shape(image)
         assert q == pytest.approx(0.5, abs=0.05)
         assert min(abs(found - angle), 180 - abs(found - angle)) < 3
 

@@ -10,7 +10,7 @@ from skimage.transform import resize
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from lib.explain import gallery, maps
+from lib.explain import gallery, maps, pixels
 from lib.explain.maps import Explainer, MapSettings
 from lib.schema import InputError
 
@@ -93,7 +93,7 @@ def test_integrated_gradients_are_complete(images):
     explainer = Explainer(model, MapSettings(integration_steps=64))
     targets = np.array([0, 1, 0])
     sums = explainer.maps("integrated gradients", images, targets).sum(axis=(1, 2))
-    sky = np.broadcast_to(maps.sky_level(images), images.shape).astype("float32")
+    sky = np.broadcast_to(pixels.sky_level(images), images.shape).astype("float32")
     rise = explainer.logits(images) - explainer.logits(sky)
     np.testing.assert_allclose(sums, rise[np.arange(3), targets], rtol=0.02, atol=1e-4)
 
@@ -108,7 +108,7 @@ def test_planted_patch_is_found_by_every_method():
     model.get_layer("top_activation").set_weights([kernel, np.array([-0.5])])
     explainer = Explainer(model, MapSettings(smooth_noise=0.05))
     for method in maps.METHODS:
-        share = maps.energy(explainer.maps(method, image, np.array([1])))
+        share = pixels.energy(explainer.maps(method, image, np.array([1])))
         assert share[0, 4:16, 16:30].sum() > 0.9, method
 
 
@@ -118,7 +118,7 @@ def test_constant_model_gives_empty_maps(images):
     for method in maps.METHODS:
         made = explainer.maps(method, images, np.zeros(3, int))
         np.testing.assert_array_equal(made, 0)
-        np.testing.assert_array_equal(maps.energy(made), 0)
+        np.testing.assert_array_equal(pixels.energy(made), 0)
 
 
 @pytest.mark.parametrize("method", ["Grad-CAM++", "gradient", "integrated gradients", "occlusion"])

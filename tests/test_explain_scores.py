@@ -232,8 +232,8 @@ def located(effect: float, seed: int = 0) -> pd.DataFrame:
                 sky += effect * (label == "?" and model == "B0")
                 rows.append(
                     {"model": model, "map": method, "galaxy_id": galaxy, "label": label,
-                     "predicted": label, "n_arms": galaxy % 4 + 1.0, "area_sky": 0.6,
-                     "energy_sky": sky, "gain": np.nan}
+                     "predicted": label, "n_arms": galaxy % 4 + 1.0, "area_surroundings": 0.6,
+                     "energy_surroundings": sky, "gain": np.nan}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 

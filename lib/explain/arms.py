@@ -7,22 +7,27 @@ tan(alpha) = m / |p| (Considere & Athanassoula 1982; Puerari & Dottori 1992).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
+from sklearn.metrics import roc_auc_score
 
-from lib.explain.localisation import galaxy_mask
+from lib.explain.localisation import disc_shape
+from lib.explain.pixels import sky_level
 from lib.schema import InputError
-
-R90_PIXELS = 50.0
-"""R90 in pixels: GZ2's cut-outs have pixels of 0.02 R90 (Willett et al. 2013, Sec. 2.2)."""
 
 MODES = range(1, 7)
 """Arm numbers that are tried."""
 
-PITCH = (6.0, 50.0)
-"""Pitch angles that are tried, in degrees."""
+PITCH = (6.0, 40.0)
+"""Pitch angles that are tried, in degrees; more open patterns are rather lopsided discs."""
+
+LOPSIDED = 0.6
+"""Factor on the amplitude of m = 1 when the strongest mode is chosen: lopsided discs, bright
+neighbours and centring errors all add to m = 1. Chosen on images of the mock survey, where it lifts
+the share of right arm numbers from 0.49 to 0.55."""
 
 HARMONICS = 3
 """Multiples of the best mode that its coherence counts: narrow arms are no pure sine wave."""
@@ -57,29 +62,6 @@ class Arms:
     def arm_class(self) -> str:
         """Arm class; five and more arms are one class."""
         return "5+" if self.m >= 5 else str(self.m)
-
-
-def disc_shape(image: np.ndarray) -> tuple[float, float]:
-    """Axis ratio and position angle of a galaxy from its mask's second moments.
-
-    Parameters
-    ----------
-    image : ndarray, (height, width, channels)
-
-    Returns
-    -------
-    axis_ratio : float
-        In [0.3, 1]; 1 if no galaxy is found.
-    position_angle : float
-        Of the major axis, in degrees from the image's x axis, anticlockwise, in [0, 180).
-    """
-    rows, columns = np.nonzero(galaxy_mask(image))
-    if len(rows) < 20:
-        return 1.0, 0.0
-    values, vectors = np.linalg.eigh(np.cov(columns, -rows))
-    axis_ratio = float(np.sqrt(values[0] / values[1]))
-    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180)
-    return max(axis_ratio, 0.3), angle
 
 
 def polar_view(
@@ -196,15 +178,16 @@ def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: 
     variance = float((pattern**2).mean())
     if variance < 1e-12:
         return Arms(0, np.nan, 1, 0.0, 0.0)
-    best = (0.0, 0, 0.0)
+    best = (0.0, 0, 0.0, 0.0)
     for m in MODES:
         low, high = (m / np.tan(np.radians(a)) for a in PITCH[::-1])
         p = np.linspace(low, high, 160)
         p = np.concatenate([-p[::-1], p])
         amplitude = np.abs(mode_amplitudes(pattern, r_min, r_max, m, p))
         top = amplitude.argmax()
-        best = max(best, (float(amplitude[top]), m, float(p[top])))
-    strength, m, p = best
+        weight = LOPSIDED if m == 1 else 1.0
+        best = max(best, (weight * float(amplitude[top]), m, float(p[top]), float(amplitude[top])))
+    _, m, p, strength = best
     explained = sum(
         2 * np.abs(mode_amplitudes(pattern, r_min, r_max, k * m, np.array([k * p]))[0]) ** 2
         for k in range(1, HARMONICS + 1)
@@ -217,3 +200,151 @@ def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: 
         strength=2 * strength,
         coherence=float(min(explained / variance, 1.0)),
     )
+
+
+def light(images: np.ndarray) -> np.ndarray:
+    """Light above the sky in the mean channel, float32 (n, height, width): the map to beat."""
+    return (np.asarray(images, "float32") - sky_level(images)).mean(axis=-1)
+
+
+def polar_contrasts(
+    maps: np.ndarray, cutouts: np.ndarray, *, r_min: float, r_max: float
+) -> np.ndarray:
+    """Contrast of the polar views of many maps, stretched to face-on by their images' shapes.
+
+    Parameters
+    ----------
+    maps : ndarray, (n, height, width)
+    cutouts : ndarray, (n, height, width, channels)
+        See `arm_table`.
+    r_min, r_max : float
+        In pixels.
+
+    Returns
+    -------
+    ndarray, float64 (n, rows, columns)
+    """
+    made = []
+    for values, image in zip(maps, cutouts, strict=True):
+        axis_ratio, angle = disc_shape(image)
+        polar = polar_view(
+            np.clip(values, 0, None), r_min=r_min, r_max=r_max, axis_ratio=axis_ratio,
+            position_angle=angle,
+        )  # fmt: skip
+        made.append(contrast(polar))
+    return np.stack(made)
+
+
+def arm_table(
+    maps: np.ndarray,
+    cutouts: np.ndarray,
+    galaxies: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    *,
+    r_min: float,
+    r_max: float,
+) -> pd.DataFrame:
+    """Read the arms of many maps; the disc's orientation comes from each galaxy's image.
+
+    Parameters
+    ----------
+    maps : ndarray, (n, height, width)
+    cutouts : ndarray, (n, height, width, channels)
+        The same galaxies, as wide as there are: the disc's orientation is measured on them. Their
+        size may differ from the maps'.
+    galaxies : DataFrame
+        n rows with galaxy_id and label.
+    truth : DataFrame or None
+        The mock survey's truth table.
+    r_min, r_max : float
+        In pixels.
+
+    Returns
+    -------
+    DataFrame
+        galaxy_id, label, what was read (m, arm_class, pitch, winding, strength, coherence) and,
+        with a truth table, true_m (0 for flocculent galaxies) and true_pitch (NaN for them).
+    """
+    rows = []
+    for values, image, galaxy in zip(maps, cutouts, galaxies.itertuples(), strict=True):
+        axis_ratio, angle = disc_shape(image)
+        found = read_arms(
+            values, r_min=r_min, r_max=r_max, axis_ratio=axis_ratio, position_angle=angle
+        )
+        rows.append(
+            {
+                "galaxy_id": galaxy.galaxy_id,
+                "label": galaxy.label,
+                **asdict(found),
+                "arm_class": found.arm_class,
+            }
+        )
+    table = pd.DataFrame(rows)
+    if truth is None:
+        return table
+    true = truth.set_index("galaxy_id").loc[table["galaxy_id"]]
+    n_arms = true["n_arms"].to_numpy()
+    return table.assign(
+        true_m=n_arms, true_pitch=np.where(n_arms > 0, true["pitch"].to_numpy(), np.nan)
+    )
+
+
+def agreement(table: pd.DataFrame) -> dict[str, float]:
+    """How well arms read from maps agree with labels and truth.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `arm_table`.
+
+    Returns
+    -------
+    dict
+        ``galaxies`` with a countable label (not "?"); ``label accuracy`` among them and
+        ``balanced`` (mean over classes); with truth also ``true accuracy`` over galaxies with arms
+        and ``pitch error``, the median absolute error in degrees where m was found.
+    """
+    countable = table[table["label"] != "?"]
+    right = countable["arm_class"] == countable["label"]
+    scores = {
+        "galaxies": len(countable),
+        "label accuracy": right.mean(),
+        "balanced": right.groupby(countable["label"]).mean().mean(),
+    }
+    if "true_m" in table:
+        armed = table[table["true_m"] > 0]
+        found = armed["m"] == armed["true_m"]
+        scores["true accuracy"] = found.mean()
+        error = (armed["pitch"] - armed["true_pitch"]).abs()[found]
+        scores["pitch error"] = error.median()
+    return scores
+
+
+def multiple_or_flocculent(table: pd.DataFrame, seed: int = 42) -> dict[str, float]:
+    """Does coherence tell multiple-arm galaxies (true m >= 3) from flocculent ones (m = 0)?
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `arm_table`, with truth.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``auc`` of the receiver operating characteristic, its 95 % interval ``low`` and ``high``
+        (1,000 bootstrap draws within either kind), and the numbers ``multiple`` and
+        ``flocculent``. NaN with fewer than three of either.
+    """
+    groups = [table.query(q)["coherence"].to_numpy() for q in ("true_m >= 3", "true_m == 0")]
+    counts = {"multiple": len(groups[0]), "flocculent": len(groups[1])}
+    if min(counts.values()) < 3:
+        return {"auc": np.nan, "low": np.nan, "high": np.nan, **counts}
+    truth = np.repeat([1, 0], [len(g) for g in groups])
+    rng = np.random.default_rng(seed)
+    draws = [
+        roc_auc_score(truth, np.concatenate([rng.choice(g, len(g)) for g in groups]))
+        for _ in range(1000)
+    ]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"auc": roc_auc_score(truth, np.concatenate(groups)), "low": low, "high": high, **counts}

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import ndimage, stats
 from sklearn.metrics import auc
 
-from lib.explain.maps import sky_level
+from lib.explain.pixels import sky_level
 from lib.schema import InputError
 
 CONTROLS = ("random", "centred Gaussian", "edges")

@@ -1,7 +1,8 @@
-"""Do maps lie on the arms? Scores against the simulator's truth, and the paper's sentences as tests.
+"""Do maps lie on the arms? Scores against the simulator's truth, and the paper's claims as tests.
 
-On the mock survey it is known which pixels are arm, bulge, rest of the disc and sky. On real
-galaxies only sky and galaxy can be told apart, from the image itself.
+On the mock survey it is known which pixels are arm, bulge and rest of the disc. On real galaxies
+only galaxy and surroundings can be told apart, from the image itself. The surroundings are what
+lies beyond R90, the Petrosian radius that holds 90 % of the light, in the plane of the disc.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from skimage import measure
 from sklearn.metrics import average_precision_score
 
 from lib.explain.faithfulness import mean_interval
-from lib.explain.maps import energy
+from lib.explain.pixels import energy
 from lib.images import central_crop
 from lib.surveys.mock.render import arm_mask, bulge_mask, disc_coordinates
 
-PARTS = ("arms", "bulge", "disc", "sky")
+PARTS = ("arms", "bulge", "disc", "surroundings")
 """Parts of a simulated cut-out, each pixel in one; ``disc`` is the disc between the arms."""
+
+R90_PIXELS = 50.0
+"""R90 in pixels: GZ2's cut-outs have pixels of 0.02 R90 (Willett et al. 2013, Sec. 2.2)."""
 
 
 def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
-    """Which pixels of a simulated cut-out are arm, bulge, disc and sky.
+    """Which pixels of a simulated cut-out are arm, bulge, disc and surroundings.
 
     Parameters
     ----------
@@ -37,10 +41,10 @@ def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
         from the centre in the plane of the disc, in R90.
     """
     radius, _ = disc_coordinates(galaxy, size)
-    inside = radius < galaxy.truncation
+    inside = radius < 1
     bulge = bulge_mask(galaxy, size) & inside
     arms = arm_mask(galaxy, size) & inside & ~bulge
-    parts = {"arms": arms, "bulge": bulge, "disc": inside & ~arms & ~bulge, "sky": ~inside}
+    parts = {"arms": arms, "bulge": bulge, "disc": inside & ~arms & ~bulge, "surroundings": ~inside}
     parts["radius"] = radius
     return {name: central_crop(part[..., None], crop)[..., 0] for name, part in parts.items()}
 
@@ -76,6 +80,50 @@ def galaxy_mask(image: np.ndarray, level: float = 3.0) -> np.ndarray:
     middle = (len(grey) - 1) / 2
     nearest = np.argmin((rows - middle) ** 2 + (columns - middle) ** 2)
     return ndimage.binary_fill_holes(regions == regions[rows[nearest], columns[nearest]])
+
+
+def disc_shape(image: np.ndarray) -> tuple[float, float]:
+    """Axis ratio and position angle of a galaxy from its mask's second moments.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width, channels)
+
+    Returns
+    -------
+    axis_ratio : float
+        In [0.3, 1]; 1 if no galaxy is found.
+    position_angle : float
+        Of the major axis, in degrees from the image's x axis, anticlockwise, in [0, 180).
+    """
+    rows, columns = np.nonzero(galaxy_mask(image))
+    if len(rows) < 20:
+        return 1.0, 0.0
+    values, vectors = np.linalg.eigh(np.cov(columns, -rows))
+    axis_ratio = float(np.sqrt(values[0] / values[1]))
+    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180)
+    return max(axis_ratio, 0.3), angle
+
+
+def within_r90(cutout: np.ndarray, crop: int) -> np.ndarray:
+    """Pixels of a real galaxy within R90 in the plane of its disc.
+
+    Parameters
+    ----------
+    cutout : ndarray, (height, width, channels)
+        At the survey's scale of 0.02 R90 per pixel.
+    crop : int
+        Width of the central part that is wanted.
+
+    Returns
+    -------
+    ndarray of bool, (crop, crop)
+    """
+    axis_ratio, angle = disc_shape(cutout)
+    axis = np.arange(crop) - (crop - 1) / 2
+    x, y = np.meshgrid(axis, -axis)
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return np.hypot(cos * x + sin * y, (cos * y - sin * x) / axis_ratio) < R90_PIXELS
 
 
 def azimuthal_average(values: np.ndarray, radius: np.ndarray, bins: int = 40) -> np.ndarray:
@@ -154,7 +202,7 @@ def arm_scores(values: np.ndarray, arms: np.ndarray, radius: np.ndarray) -> dict
 
 
 def locate(
-    maps: np.ndarray, images: np.ndarray, galaxies: pd.DataFrame, truth: pd.DataFrame | None,
+    maps: np.ndarray, cutouts: np.ndarray, galaxies: pd.DataFrame, truth: pd.DataFrame | None,
     size: int = 424,
 ) -> pd.DataFrame:  # fmt: skip
     """Scores of one method's maps, galaxy by galaxy.
@@ -162,12 +210,13 @@ def locate(
     Parameters
     ----------
     maps : ndarray, (n, height, width)
-    images : ndarray, (n, height, width, channels)
+    cutouts : ndarray, (n, height, width, channels)
+        The same galaxies, as wide as there are, to measure a real disc's orientation.
     galaxies : DataFrame
         n rows with galaxy_id, label and predicted.
     truth : DataFrame or None
-        The mock survey's truth table; None for real galaxies, where only sky and galaxy are told
-        apart and the arm scores are NaN.
+        The mock survey's truth table; None for real galaxies, where only galaxy and surroundings
+        are told apart and the arm scores are NaN.
     size : int
         Width in pixels of the images before they were cropped.
 
@@ -180,11 +229,12 @@ def locate(
     rows = []
     if truth is not None:
         truth = truth.set_index("galaxy_id")
-    for values, image, galaxy in zip(maps, images, galaxies.itertuples(), strict=True):
+    for values, image, galaxy in zip(maps, cutouts, galaxies.itertuples(), strict=True):
         row = {k: getattr(galaxy, k) for k in ("galaxy_id", "label", "predicted")}
         if truth is None:
-            mask = galaxy_mask(image)
-            row |= {"n_arms": np.nan, **part_scores(values, {"galaxy": mask, "sky": ~mask})}
+            inside = within_r90(image, values.shape[0])
+            parts = {"galaxy": inside, "surroundings": ~inside}
+            row |= {"n_arms": np.nan, **part_scores(values, parts)}
             row |= dict.fromkeys(("pointing", "precision", "gain"), np.nan)
         else:
             true = truth.loc[galaxy.galaxy_id]
@@ -266,7 +316,7 @@ def hypotheses(located: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
         ``p_holm`` corrected for all of them; ``verdict``: supported (p_holm < 0.05), contradicted
         (the whole interval is below zero), undecided, or not testable here.
     """
-    table = located.assign(sky_excess=located["energy_sky"] - located["area_sky"])
+    table = located.assign(excess=located["energy_surroundings"] - located["area_surroundings"])
     rows = []
 
     def part(model: str, method: str) -> pd.DataFrame:
@@ -278,13 +328,12 @@ def hypotheses(located: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
     for model in ("B0", "V2M"):
         cam, smooth = part(model, "Grad-CAM++"), part(model, "SmoothGrad")
         add("Grad-CAM++ covers the galaxy", model,
-            "share of pixels that are sky - share of energy on sky",
-            _greater(-cam["sky_excess"], None, True, seed))  # fmt: skip
-        unclear = cam["predicted"] == "?"
+            "share of pixels in the surroundings - share of energy there",
+            _greater(-cam["excess"], None, True, seed))  # fmt: skip
+        unclear, outside = cam["predicted"] == "?", cam["energy_surroundings"]
         add("looks at the surroundings for ?", model,
-            "energy on sky, predicted ? - other classes",
-            _greater(cam.loc[unclear, "energy_sky"], cam.loc[~unclear, "energy_sky"], False, seed),
-            )  # fmt: skip
+            "energy on surroundings, predicted ? - other classes",
+            _greater(outside[unclear], outside[~unclear], False, seed))  # fmt: skip
         add("SmoothGrad traces the arms", model, "precision for arms, map - its azimuthal average",
             _greater(smooth["gain"], None, True, seed))  # fmt: skip
         add("traces them less well the more there are", model, "- rank correlation of gain with m",
@@ -296,8 +345,8 @@ def hypotheses(located: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
     smooth = {m: part(m, "SmoothGrad")["gain"] for m in ("B0", "V2M")}
     add("V2M traces the arms better than B0", "both", "gain, V2M - B0",
         _greater(smooth["V2M"] - smooth["B0"], None, True, seed))  # fmt: skip
-    cam = {m: part(m, "Grad-CAM++")["energy_sky"] for m in ("B0", "V2M")}
-    add("V2M keeps to the galaxy better than B0", "both", "energy on sky, B0 - V2M",
+    cam = {m: part(m, "Grad-CAM++")["energy_surroundings"] for m in ("B0", "V2M")}
+    add("V2M keeps to the galaxy better than B0", "both", "energy on surroundings, B0 - V2M",
         _greater(cam["B0"] - cam["V2M"], None, True, seed))  # fmt: skip
     result = pd.DataFrame(rows).rename(columns={"mean": "effect"})
     result["p_holm"] = holm(result["p"])

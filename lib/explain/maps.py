@@ -25,6 +25,7 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 
+from lib.explain.pixels import sky_level
 from lib.models import LAST_CONVOLUTION, weights_hash
 from lib.paths import atomic
 from lib.schema import InputError
@@ -108,23 +109,6 @@ def check_model(model: keras.Model, layer: str) -> None:
             f"the last layer {names[-1]!r} of model {model.name!r} is not a softmax: maps explain "
             "the logit below a softmax output"
         )
-
-
-def sky_level(images: np.ndarray) -> np.ndarray:
-    """Sky of each cut-out: the median of its border pixels.
-
-    Parameters
-    ----------
-    images : ndarray, (n, height, width, channels)
-
-    Returns
-    -------
-    ndarray, float32 (n, 1, 1, channels)
-    """
-    width = max(1, images.shape[1] // 16)
-    border = np.ones(images.shape[1:3], bool)
-    border[width:-width, width:-width] = False
-    return np.median(images[:, border], axis=1).astype("float32")[:, None, None]
 
 
 @contextmanager
@@ -391,23 +375,6 @@ def cached_maps(
             with atomic(files[n]) as temporary:
                 np.save(temporary, values)
     return np.stack([np.load(file) for file in files])
-
-
-def energy(maps: np.ndarray) -> np.ndarray:
-    """Share of each map's positive evidence per pixel: it sums to one over a map.
-
-    Parameters
-    ----------
-    maps : ndarray, (n, height, width)
-
-    Returns
-    -------
-    ndarray, float64 (n, height, width)
-        All zero where a map has no positive value.
-    """
-    positive = np.clip(np.asarray(maps, float), 0, None)
-    total = positive.sum(axis=(1, 2), keepdims=True)
-    return np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)
 
 
 def feature_maps(model: keras.Model, image: np.ndarray, layers: list[str]) -> dict:

@@ -164,9 +164,7 @@ def similarity(before: np.ndarray, after: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _maps(
-    explainer: Explainer, method: str, images: np.ndarray, targets: np.ndarray
-) -> np.ndarray:
+def _maps(explainer: Explainer, method: str, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if method in CONTROLS:
         return control_maps(method, images, seed=0)
     return explainer.maps(method, images, targets)

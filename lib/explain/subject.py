@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 
 from lib import training
+from lib.explain.faithfulness import CONTROLS, control_maps
 from lib.explain.maps import Explainer, MapSettings, cached_maps
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import resolve, step_folder
@@ -25,6 +28,9 @@ class Subject:
         Role of the model in the paper, "B0" or "V2M".
     run : TrainedModel
     images : ImageCache
+        Crops as the model takes them.
+    wide : ImageCache
+        The widest crops there are, in colour if possible.
     explainer : Explainer
     cache : Path
         Folder of the maps made so far.
@@ -33,6 +39,7 @@ class Subject:
     name: str
     run: training.TrainedModel
     images: ImageCache
+    wide: ImageCache
     explainer: Explainer
     cache: Path
 
@@ -44,6 +51,10 @@ class Subject:
     def cutouts(self, galaxy_ids) -> np.ndarray:
         """Cut-outs in colour, where the cache has it: uint8 (n, crop, crop, 3 or 1)."""
         return np.asarray(self.images.arrays[self.images.rows(galaxy_ids)])
+
+    def wide_cutouts(self, galaxy_ids) -> np.ndarray:
+        """Cut-outs wide enough to see a whole galaxy and its sky: uint8 (n, wide, wide, 3)."""
+        return np.asarray(self.wide.arrays[self.wide.rows(galaxy_ids)])
 
     def targets(self, predicted) -> np.ndarray:
         """Index, int64 (n,), of predicted classes in the model's output."""
@@ -68,6 +79,34 @@ class Subject:
             self.cache,
         )  # fmt: skip
 
+    def all_maps(self, methods: list[str], table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Maps by several methods, with one printed line each; controls may be among them.
+
+        Parameters
+        ----------
+        methods : list of str
+            Keys of `lib.explain.maps.METHODS`, or `lib.explain.faithfulness.CONTROLS`.
+        table : DataFrame
+            Columns galaxy_id and predicted.
+
+        Returns
+        -------
+        dict
+            Method to ndarray (n, crop, crop).
+        """
+        made = {}
+        for method in methods:
+            start = time.perf_counter()
+            if method in CONTROLS:
+                made[method] = control_maps(
+                    method, self.inputs(table["galaxy_id"]), self.explainer.settings.seed
+                )
+            else:
+                made[method] = self.maps(method, table)
+            seconds = time.perf_counter() - start
+            print(f"{self.name}: {method}, {len(table)} galaxies, {seconds:.1f} s", flush=True)
+        return made
+
     def reproduces(self, table: pd.DataFrame) -> float:
         """Largest difference between saved probabilities and those of the loaded model.
 
@@ -87,7 +126,47 @@ class Subject:
         return difference
 
 
-def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) -> Subject:
+def check_parameters(
+    counts: dict[str, int],
+    arm_radii: list[float],
+    feature_layers: list[str],
+    feature_tiles: list[list[int]],
+    colours: str,
+) -> None:
+    """Refuse impossible parameters of notebook 05 before any work.
+
+    Parameters
+    ----------
+    counts : dict
+        Name to value of parameters that must be at least 1.
+    arm_radii : list of two float
+    feature_layers : list of str
+    feature_tiles : list of [rows, columns], one per layer
+    colours : str
+        Name of a matplotlib colour map.
+
+    Raises
+    ------
+    InputError
+        Names the parameter, its value and the remedy.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name} = {value}: must be at least 1")
+    if len(arm_radii) != 2 or not 0 < arm_radii[0] < arm_radii[1]:
+        raise InputError(f"arm_radii = {arm_radii}: give an inner and a larger outer radius in R90")
+    if len(feature_layers) != len(feature_tiles):
+        raise InputError(
+            f"feature_tiles has {len(feature_tiles)} entries for {len(feature_layers)} layers in "
+            "feature_layers: give [rows, columns] for each layer"
+        )
+    if colours not in colormaps:
+        raise InputError(f"colours = {colours!r}: no such colour map; try cividis, viridis or jet")
+
+
+def open_subject(
+    run_dir: str, step: str, images: str, wide_crop: int, settings: MapSettings
+) -> Subject:
     """Load a training run's model and open the images it was trained on.
 
     Parameters
@@ -96,6 +175,8 @@ def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) ->
         Folder of the run.
     step, images : str
         Folders of the training step and of the pre-processing step below it.
+    wide_crop : int
+        Side of the cached crops on which a galaxy's shape is measured, in pixels.
     settings : MapSettings
 
     Raises
@@ -104,13 +185,12 @@ def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) ->
         If a folder, model or image is missing, or the model cannot be explained.
     """
     run = training.load_run(step_folder(run_dir, step))
-    cache = open_cache(
-        step_folder(run_dir, images), run.settings["crop"], run.settings["colour"]
-    )
+    cache = open_cache(step_folder(run_dir, images), run.settings["crop"], run.settings["colour"])
     return Subject(
         name=run.settings["role"],
         run=run,
         images=cache,
+        wide=open_cache(step_folder(run_dir, images), wide_crop),
         explainer=Explainer(run.model, settings),
         cache=resolve(run_dir) / "cache" / "maps",
     )
