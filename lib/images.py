@@ -125,6 +125,23 @@ def central_crop(images: np.ndarray, crop: int) -> np.ndarray:
     return images[..., top : top + crop, left : left + crop, :]
 
 
+def bin_pixels(image: np.ndarray, binning: int) -> np.ndarray:
+    """Mean of `binning` x `binning` pixels, rounded: uint8 (height, width, channels) to a smaller one.
+
+    >>> bin_pixels(np.array([[[0], [2]], [[4], [6]]], np.uint8), 2)
+    array([[[3]]], dtype=uint8)
+    """
+    height, width, channels = image.shape
+    blocks = image.reshape(height // binning, binning, width // binning, binning, channels)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def check_binning(binning: int, size: int) -> None:
+    """Raise InputError unless a `size` px wide image divides into blocks `binning` px wide."""
+    if binning < 1 or size % binning:
+        raise InputError(f"binning = {binning}: it must be 1 or more and divide {size} px")
+
+
 def check_crop(crop: int, size: int) -> None:
     """Raise InputError unless a `size` px wide image has a central crop `crop` px wide."""
     if not 0 < crop <= size:
@@ -368,6 +385,7 @@ def write_cache(
     crop: int = 224,
     colour: str = "rgb",
     size: int = 424,
+    binning: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ImageCache, pd.DataFrame]:
     """Decode the cut-outs of a sample into a cache.
@@ -380,8 +398,12 @@ def write_cache(
         The survey's folder.
     folder : path
         Where ``images_<colour>_<crop>.npy`` and ``.parquet`` are written, the index last.
-    crop, size : int
-        Side of the crop and of the files' images, in pixels.
+    crop : int
+        Side of the stored images in their pixels, those after binning.
+    size : int
+        Side of the files' images in pixels.
+    binning : int
+        Pixels of a file, along each side, whose mean is one stored pixel; the paper has 1.
     colour : {"rgb", "grey"}
         Colour that is stored. Grey is rounded to uint8 here; a grey view of an RGB cache is exact.
     progress : callable, optional
@@ -401,7 +423,8 @@ def write_cache(
         was in each case.
     """
     _check_colour(colour)
-    check_crop(crop, size)
+    check_binning(binning, size)
+    check_crop(crop, size // binning)
     data_dir, folder = Path(data_dir), Path(folder)
     if not data_dir.is_dir():
         raise InputError(
@@ -422,7 +445,9 @@ def write_cache(
         with open(temporary, "wb") as file:
             # Plain writes, not a writable memory map: on a full disk they fail with an error.
             _write_header(file, (len(sample), *shape))
-            for position, image in enumerate(_decoded(sample, data_dir, size, crop, colour)):
+            for position, image in enumerate(
+                _decoded(sample, data_dir, size, crop, colour, binning)
+            ):
                 if isinstance(image, ImageError):
                     missing.append((position, str(image)))
                 else:
@@ -443,7 +468,7 @@ def write_cache(
     index = pd.DataFrame(
         {"galaxy_id": sample["galaxy_id"].iloc[kept].to_numpy(), "row": np.arange(len(kept))}
     )
-    index.attrs = {"sha256": digest.hexdigest()}
+    index.attrs = {"sha256": digest.hexdigest(), "binning": binning}
     with atomic(index_path) as temporary:
         index.to_parquet(temporary)
     left_out = sample[["galaxy_id", "image_path"]].iloc[[p for p, _ in missing]]
@@ -530,15 +555,17 @@ def _write_header(file, shape: tuple[int, ...]) -> None:
 
 
 def _decoded(
-    sample: pd.DataFrame, data_dir: Path, size: int, crop: int, colour: str
+    sample: pd.DataFrame, data_dir: Path, size: int, crop: int, colour: str, binning: int
 ) -> Iterator[np.ndarray | ImageError]:
     """Crop, (crop, crop, channels), or the reason why there is none, per galaxy in order."""
 
     def read(path: str) -> np.ndarray | ImageError:
         try:
-            image = central_crop(decode(data_dir / path, size), crop)
+            image = central_crop(decode(data_dir / path, size), crop * binning)
         except ImageError as error:
             return error
+        if binning > 1:
+            image = bin_pixels(image, binning)
         if colour == "grey":
             image = np.rint(network_input(image, "grey")).astype(np.uint8)
         return np.ascontiguousarray(image)

@@ -262,7 +262,7 @@ def test_importing_images_does_not_import_tensorflow():
 
 @pytest.mark.real
 def test_real_cut_outs(challenge_sample, tmp_path):
-    """The competition's cut-outs decode to the pixels that Pillow gives; an absent one is listed."""
+    """The competition's cut-outs give Pillow's pixels; one that is absent is listed."""
     paths = sorted((challenge_sample / "images_training_rev1").glob("*.jpg"))[:20]
     names = [str(p.relative_to(challenge_sample)) for p in paths] + ["images_training_rev1/1.jpg"]
     sample = pd.DataFrame({"galaxy_id": range(21), "image_path": names})
@@ -271,3 +271,133 @@ def test_real_cut_outs(challenge_sample, tmp_path):
     assert list(missing["reason"]) == ["no such file"]
     expected = np.asarray(Image.open(paths[7]))[100:324, 100:324]
     np.testing.assert_array_equal(cache.arrays[7], expected)
+
+
+# Augmentation
+
+
+def squares(n=3, crop=9):
+    return np.random.default_rng(5).uniform(0, 1, (n, crop, crop, 2)).astype(np.float32)
+
+
+def warped(pictures, **geometry):
+    maps = np.repeat(images.transforms(pictures.shape[1], **geometry), len(pictures), axis=0)
+    return images.warp(pictures, maps).numpy()
+
+
+@pytest.mark.parametrize("crop", [8, 9])
+def test_exact_geometry(crop):
+    """Quarter turns and mirrors move whole pixels, so NumPy gives them exactly."""
+    pictures = squares(crop=crop)
+    np.testing.assert_allclose(warped(pictures), pictures)
+    for turns in (1, 2, 3, -1):
+        expected = np.rot90(pictures, turns, axes=(1, 2))
+        np.testing.assert_allclose(warped(pictures, angle=90 * turns), expected, atol=1e-5)
+    np.testing.assert_allclose(warped(pictures, left_right=1), pictures[:, :, ::-1], atol=1e-5)
+    np.testing.assert_allclose(warped(pictures, up_down=1), pictures[:, ::-1], atol=1e-5)
+    both = warped(pictures, angle=90, left_right=1)
+    np.testing.assert_allclose(both, np.rot90(pictures, 1, (1, 2))[:, :, ::-1], atol=1e-5)
+
+
+def test_zoom_of_one_axis_samples_a_linear_ramp():
+    """An image whose value is x shows centre + z (x - centre) when its width is zoomed by z."""
+    x = np.broadcast_to(np.arange(21, dtype=np.float32), (1, 21, 21))[..., None]
+    shown = warped(np.ascontiguousarray(x), zoom_width=0.8)
+    np.testing.assert_allclose(shown[0, :, :, 0], 10 + 0.8 * (x[0, :, :, 0] - 10), atol=1e-5)
+    np.testing.assert_allclose(warped(np.ascontiguousarray(x), zoom_height=0.8), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [-137.0, 20.0, 171.0])
+def test_rotation_is_that_of_keras(degrees):
+    keras = pytest.importorskip("keras")
+    pictures = squares(crop=24)
+    part = degrees / 360
+    layer = keras.layers.RandomRotation((part, part), fill_mode="reflect")
+    expected = np.asarray(layer(pictures, training=True))
+    np.testing.assert_allclose(warped(pictures, angle=degrees), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(-0.2, 0.1), (0.2, 0.2), (0.05, -0.15)])
+def test_zoom_is_that_of_keras(height, width):
+    keras = pytest.importorskip("keras")
+    pictures = squares(crop=24)
+    layer = keras.layers.RandomZoom((height, height), (width, width), fill_mode="reflect")
+    expected = np.asarray(layer(pictures, training=True))
+    shown = warped(pictures, zoom_height=1 + height, zoom_width=1 + width)
+    np.testing.assert_allclose(shown, expected, atol=1e-3)
+
+
+def test_random_views_have_the_published_ranges_and_no_state():
+    augmentation = images.Augmentation()
+    rows = np.arange(4000)
+    maps = images.random_transforms(rows, 5000, 24, augmentation, seed=42, view=3)
+    again = images.random_transforms(rows[[7, 900]], 5000, 24, augmentation, seed=42, view=3)
+    np.testing.assert_array_equal(maps[[7, 900]], again)
+    for other in ({"seed": 43, "view": 3}, {"seed": 42, "view": 4}):
+        assert (
+            not np.isclose(maps, images.random_transforms(rows, 5000, 24, augmentation, **other))
+            .all(axis=1)
+            .any()
+        )
+    # Undo the map: columns have the lengths zoom_width and zoom_height.
+    zoom_width = np.hypot(maps[:, 0], maps[:, 3])
+    zoom_height = np.hypot(maps[:, 1], maps[:, 4])
+    for zoom in (zoom_width, zoom_height):
+        assert 0.8 <= zoom.min() < 0.81 and 1.19 < zoom.max() <= 1.2 + 1e-6
+        assert abs(zoom.mean() - 1) < 0.01
+    assert abs(np.corrcoef(zoom_width, zoom_height)[0, 1]) < 0.05
+    mirrored = np.linalg.det(maps[:, [0, 1, 3, 4]].reshape(-1, 2, 2)) < 0
+    assert 0.47 < mirrored.mean() < 0.53
+    direction = np.arctan2(maps[:, 3], maps[:, 0])
+    assert np.histogram(direction, 8, (-np.pi, np.pi))[0].min() > 400
+
+
+def test_augmentation_can_be_switched_off():
+    off = images.Augmentation(rotation=0, flip=False, zoom=0)
+    maps = images.random_transforms(np.arange(9), 9, 24, off, seed=1, view=2)
+    identity = np.tile([1, 0, 0, 0, 1, 0, 0, 0], (9, 1))
+    np.testing.assert_allclose(maps, identity, atol=1e-6)
+    with pytest.raises(InputError, match="rotation = 200"):
+        images.Augmentation(rotation=200)
+    with pytest.raises(InputError, match="zoom = 1"):
+        images.Augmentation(zoom=1)
+
+
+def test_orders_are_permutations_without_state():
+    order = images.epoch_order(100, seed=42, epoch=7)
+    assert sorted(order) == list(range(100))
+    np.testing.assert_array_equal(order, images.epoch_order(100, seed=42, epoch=7))
+    assert (order != images.epoch_order(100, seed=42, epoch=8)).any()
+    assert (order != images.epoch_order(100, seed=43, epoch=7)).any()
+
+
+def test_batches_stream_the_rows_asked_for(survey, tmp_path):
+    sample, folder = survey
+    images.write_cache(sample, folder, tmp_path, crop=32, size=SIZE)
+    cache = images.open_cache(tmp_path, 32, "grey")
+    rows = np.array([5, 1, 1, 4, 0])
+    targets = np.eye(5, dtype=np.float32)
+    maps = images.transforms(32, angle=np.full(5, 90.0))
+    data = list(images.batches(cache, rows, 2, maps=maps, targets=targets))
+    assert [len(pixels) for pixels, _ in data] == [2, 2, 1]
+    pixels = np.concatenate([batch for batch, _ in data])
+    expected = np.rot90(images.network_input(cache.arrays[rows], "grey"), axes=(1, 2))
+    np.testing.assert_allclose(pixels, expected, atol=0.02)
+    np.testing.assert_array_equal(np.concatenate([t for _, t in data]), targets)
+    (plain,) = images.batches(cache, rows, 8, scale=1 / 255)
+    np.testing.assert_array_equal(plain, images.network_input(cache.arrays[rows], "grey", 1 / 255))
+
+
+def test_binned_pixels_are_block_means_of_the_central_pixels(survey, tmp_path):
+    sample, folder = survey
+    cache, _ = images.write_cache(sample, folder, tmp_path, crop=10, size=SIZE, binning=2)
+    assert cache.arrays.shape == (6, 10, 10, 3) and cache.index.attrs["binning"] == 2
+    whole = random_image(3)[14:34, 14:34].astype(float)
+    expected = (whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2]) / 4
+    assert abs(cache.arrays[3] - expected).max() <= 0.5
+
+
+def test_binning_must_divide_the_image(survey, tmp_path):
+    sample, folder = survey
+    with pytest.raises(InputError, match="binning = 5.*divide 48 px"):
+        images.write_cache(sample, folder, tmp_path, crop=4, size=SIZE, binning=5)

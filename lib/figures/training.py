@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from lib.figures.style import WIDTH
-from lib.images import central_crop
+from lib.images import bin_pixels, central_crop
 
 
-def crops(images: np.ndarray, crop: int, labels: Sequence[str]) -> Figure:
+def crops(images: np.ndarray, crop: int, labels: Sequence[str], binning: int = 1) -> Figure:
     """Draw whole cut-outs with the frame of the crop, what is cropped, and its grey (Sec. 2.2).
 
     Parameters
@@ -22,19 +22,22 @@ def crops(images: np.ndarray, crop: int, labels: Sequence[str]) -> Figure:
     images : ndarray, uint8, (n, size, size, 3)
         Whole cut-outs.
     crop : int
-        Side of the crop in pixels.
+        Side of the crop in pixels after binning.
     labels : sequence of str, (n,)
         Title of each galaxy.
+    binning : int
+        See `lib.images.write_cache`.
     """
     n, size = images.shape[:2]
+    side = crop * binning
     figure, axes = plt.subplots(
         3, n, figsize=(WIDTH, 3.2 * WIDTH / n), squeeze=False, layout="constrained"
     )
-    corner = (size - crop) / 2 - 0.5
-    cropped = central_crop(images, crop)
+    corner = (size - side) / 2 - 0.5
+    cropped = [bin_pixels(image, binning) for image in central_crop(images, side)]
     for column, label in enumerate(labels):
         axes[0, column].imshow(images[column])
-        axes[0, column].add_patch(Rectangle((corner, corner), crop, crop, fill=False, ec="white"))
+        axes[0, column].add_patch(Rectangle((corner, corner), side, side, fill=False, ec="white"))
         axes[0, column].set_title(label)
         axes[1, column].imshow(cropped[column])
         axes[2, column].imshow(cropped[column].mean(axis=-1), cmap="gray", vmin=0, vmax=255)
