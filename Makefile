@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab test lint verify docs lock notebooks clean
+.PHONY: run lab test lint verify docs report lock
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
@@ -38,6 +38,15 @@ $(READY): requirements.lock pyproject.toml
 	  || $(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# Give the notebooks the outputs of the embedded run.
+docs: $(READY)
+	$(MAKE) run PROFILE=mock
+	$(BIN)/python -m lib.rendering --profile mock
+
+# Print a run's scores beside the paper's and write its page.
+report: $(READY)
+	$(BIN)/python -m lib.report runs/$(PROFILE)
 
 # Pin every package anew from pyproject.toml's list.
 lock:
