@@ -123,7 +123,7 @@ def test_recalibrated_statistics_are_those_of_the_inputs(explainer, images):
     model.get_layer("block1a_conv").set_weights(
         [100 * w for w in model.get_layer("block1a_conv").get_weights()]
     )
-    sanity.recalibrate(model, images)
+    sanity.recalibrate(model, sanity.calibration_twin(model), images)
     for k, source in ((1, "block1a_conv"), (2, "block2a_conv")):
         tap = keras.Model(model.inputs[0], model.get_layer(source).output)
         inputs = tap(images).numpy()
@@ -144,11 +144,25 @@ def test_fresh_weights_follow_the_initialiser_but_differ_from_the_start(explaine
     np.testing.assert_array_equal(new, again)
 
 
+def trained_maps(explainer: Explainer, method: str, images, targets) -> dict[str, np.ndarray]:
+    """Maps of one method and of the edge detector."""
+    return {
+        method: explainer.maps(method, images, targets),
+        "edges": faithfulness.control_maps("edges", images, 0),
+    }
+
+
 def test_cascade_flags_the_edge_detector_and_restores_the_weights(explainer, images):
     before = [w.copy() for w in explainer.model.get_weights()]
     targets = np.arange(4) % 3
     table = sanity.cascade(
-        explainer, ["gradient", "edges"], images[:4], targets, images, depths=3, seed=1
+        explainer,
+        trained_maps(explainer, "gradient", images[:4], targets),
+        images[:4],
+        targets,
+        images,
+        depths=3,
+        seed=1,
     )
     for old, now in zip(before, explainer.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
@@ -162,7 +176,12 @@ def test_cascade_flags_the_edge_detector_and_restores_the_weights(explainer, ima
 
 def test_other_class_changes_maps_but_not_edges(explainer, images):
     table = sanity.other_class(
-        explainer, ["integrated gradients", "edges"], images[:4], np.zeros(4, int), 3, seed=1
+        explainer,
+        trained_maps(explainer, "integrated gradients", images[:4], np.zeros(4, int)),
+        images[:4],
+        np.zeros(4, int),
+        3,
+        seed=1,
     )
     means = table.groupby("map")["rank_correlation"].mean()
     assert means["edges"] == pytest.approx(1)

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from sklearn.metrics import roc_auc_score
 
 from lib.explain.localisation import disc_shape
 from lib.explain.pixels import sky_level
@@ -340,11 +339,13 @@ def multiple_or_flocculent(table: pd.DataFrame, seed: int = 42) -> dict[str, flo
     counts = {"multiple": len(groups[0]), "flocculent": len(groups[1])}
     if min(counts.values()) < 3:
         return {"auc": np.nan, "low": np.nan, "high": np.nan, **counts}
-    truth = np.repeat([1, 0], [len(g) for g in groups])
     rng = np.random.default_rng(seed)
-    draws = [
-        roc_auc_score(truth, np.concatenate([rng.choice(g, len(g)) for g in groups]))
-        for _ in range(1000)
-    ]
+    draws = [_auc(*(rng.choice(g, len(g)) for g in groups)) for _ in range(1000)]
     low, high = np.percentile(draws, [2.5, 97.5])
-    return {"auc": roc_auc_score(truth, np.concatenate(groups)), "low": low, "high": high, **counts}
+    return {"auc": _auc(*groups), "low": low, "high": high, **counts}
+
+
+def _auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Chance that a positive exceeds a negative; ties count half (scikit-learn's, only faster)."""
+    difference = positive[:, None] - negative
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)

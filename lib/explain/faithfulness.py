@@ -140,9 +140,10 @@ def curves(
         rank = np.empty(pixels, int)
         rank[order] = np.arange(pixels)
         changed = rank.reshape(maps[n].shape) < np.round(fraction * pixels)[:, None, None]
-        for kind in made:
-            frames = np.where(changed[..., None], end[kind][n], start[kind][n])
-            made[kind].append(probabilities(frames.astype("float32"))[:, target])
+        frames = [np.where(changed[..., None], end[kind][n], start[kind][n]) for kind in made]
+        both = probabilities(np.concatenate(frames).astype("float32"))[:, target]
+        for kind, curve in zip(made, np.split(both, 2), strict=True):
+            made[kind].append(curve)
     return Curves(fraction, np.array(made["insertion"]), np.array(made["deletion"]))
 
 

@@ -260,6 +260,26 @@ def gradient(explainer: Explainer, images: np.ndarray, targets: np.ndarray) -> n
     return np.abs(explainer.gradients(images, targets)).max(axis=-1)
 
 
+def _gradients_of_variants(
+    explainer: Explainer,
+    images: np.ndarray,
+    targets: np.ndarray,
+    count: int,
+    variants: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[np.ndarray]:
+    """Gradients (count, height, width, channels) of `count` variants of each image, one by one.
+
+    Some images go through together, so that few places in a batch stay empty: at most four batches
+    at once, which bounds the memory.
+    """
+    together = max(1, 4 * explainer.settings.batch // count)
+    for start in range(0, len(images), together):
+        part = slice(start, start + together)
+        stack = np.concatenate([variants(image) for image in images[part]]).astype("float32")
+        made = explainer.gradients(stack, np.repeat(targets[part], count))
+        yield from made.reshape(-1, count, *images.shape[1:])
+
+
 def smooth_grad(explainer: Explainer, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """SmoothGrad (Smilkov et al. 2017) as tf-keras-vis defines it.
 
@@ -271,12 +291,12 @@ def smooth_grad(explainer: Explainer, images: np.ndarray, targets: np.ndarray) -
     noise = np.random.RandomState(settings.seed).standard_normal(
         (settings.smooth_samples, *images.shape[1:])
     )
-    maps = []
-    for image, target in zip(images, targets, strict=True):
-        noisy = (image + settings.smooth_noise * np.ptp(image) * noise).astype("float32")
-        repeated = np.full(len(noisy), target, "int32")
-        maps.append(np.abs(explainer.gradients(noisy, repeated)).mean(axis=0).max(axis=-1))
-    return np.stack(maps)
+
+    def noisy(image: np.ndarray) -> np.ndarray:
+        return image + settings.smooth_noise * np.ptp(image) * noise
+
+    made = _gradients_of_variants(explainer, images, targets, settings.smooth_samples, noisy)
+    return np.stack([np.abs(slopes).mean(axis=0).max(axis=-1) for slopes in made])
 
 
 def integrated_gradients(
@@ -288,13 +308,15 @@ def integrated_gradients(
     together give the logit's rise above that of empty sky, up to the error of the midpoint rule.
     """
     steps = explainer.settings.integration_steps
-    fractions = ((np.arange(steps) + 0.5) / steps).astype("float32")[:, None, None, None]
-    maps = []
-    for image, sky, target in zip(images, sky_level(images), targets, strict=True):
-        path = sky + fractions * (image - sky)
-        slopes = explainer.gradients(path, np.full(steps, target, "int32"))
-        maps.append(((image - sky) * slopes.mean(axis=0)).sum(axis=-1))
-    return np.stack(maps)
+    fractions = ((np.arange(steps) + 0.5) / steps)[:, None, None, None]
+
+    def path(image: np.ndarray) -> np.ndarray:
+        sky = sky_level(image[None])
+        return sky + fractions * (image - sky)
+
+    made = _gradients_of_variants(explainer, images, targets, steps, path)
+    rise = images - sky_level(images)
+    return np.stack([(r * g.mean(axis=0)).sum(axis=-1) for r, g in zip(rise, made, strict=True)])
 
 
 def occlusion(explainer: Explainer, images: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -164,9 +164,7 @@ def check_parameters(
         raise InputError(f"colours = {colours!r}: no such colour map; try cividis, viridis or jet")
 
 
-def open_subject(
-    run_dir: str, step: str, images: str, wide_crop: int, settings: MapSettings
-) -> Subject:
+def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) -> Subject:
     """Load a training run's model and open the images it was trained on.
 
     Parameters
@@ -175,8 +173,6 @@ def open_subject(
         Folder of the run.
     step, images : str
         Folders of the training step and of the pre-processing step below it.
-    wide_crop : int
-        Side of the cached crops on which a galaxy's shape is measured, in pixels.
     settings : MapSettings
 
     Raises
@@ -185,12 +181,17 @@ def open_subject(
         If a folder, model or image is missing, or the model cannot be explained.
     """
     run = training.load_run(step_folder(run_dir, step))
-    cache = open_cache(step_folder(run_dir, images), run.settings["crop"], run.settings["colour"])
+    folder = step_folder(run_dir, images)
+    cache = open_cache(folder, run.settings["crop"], run.settings["colour"])
+    widest = max(
+        (int(path.stem.rsplit("_")[-1]) for path in folder.glob("images_rgb_*.npy")), default=0
+    )
+    wide = open_cache(folder, widest) if widest else cache
     return Subject(
         name=run.settings["role"],
         run=run,
         images=cache,
-        wide=open_cache(step_folder(run_dir, images), wide_crop),
+        wide=wide,
         explainer=Explainer(run.model, settings),
         cache=resolve(run_dir) / "cache" / "maps",
     )

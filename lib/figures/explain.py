@@ -149,6 +149,7 @@ def _empty(cells: np.ndarray, reason: str) -> None:
     for axes in cells:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+        axes.patch.set_visible(False)
     middle = cells[len(cells) // 2]
     middle.text(0.5, 0.5, reason.replace(" galaxies ", "\ngalaxies "), ha="center", va="center",
                 fontsize=6, transform=middle.transAxes)  # fmt: skip
@@ -281,12 +282,13 @@ def cascade_lines(cascaded: pd.DataFrame, survives: float) -> Figure:
             for name in dict.fromkeys(part["map"]):
                 line = pd.concat([pd.Series({0: 1.0}), means.loc[name, score]])
                 axes.plot(
-                    line.index, line, "o-", ms=3, lw=1.2, label=name,
+                    line.index, line, marker="o", ms=3, lw=1.2, label=name,
                     color=METHOD_COLOURS[name], ls=CONTROL_LINE.get(name, "-"),
                 )  # fmt: skip
-            axes.axhline(survives, color="0.8", lw=0.8, zorder=0)
+            if score == "rank_correlation":
+                axes.axhline(survives, color="0.8", lw=0.8, zorder=0)
         panels[0, column].set_title(model)
-        panels[1, column].set_xlabel("stages re-initialised, from the output down")
+        panels[1, column].set_xlabel("stages re-initialised")
     panels[0, 0].set_ylabel("rank correlation")
     panels[1, 0].set_ylabel("SSIM")
     panels[0, -1].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
