@@ -83,6 +83,15 @@ def test_faithfulness_refuses_wrong_shapes_and_controls():
         faithfulness.control_maps("tea leaves", image, 1)
 
 
+def test_edges_of_a_ramp_and_of_each_galaxy_alone():
+    ramp = np.tile(np.arange(SIZE, dtype="float32"), (SIZE, 1))[None, ..., None]
+    noise = np.random.default_rng(0).random(ramp.shape)
+    both = faithfulness.control_maps("edges", np.concatenate([ramp, noise]), 0)
+    # Sobel's kernel weighs a slope of 1 by 8.
+    np.testing.assert_allclose(both[0, 1:-1, 1:-1], 8)
+    np.testing.assert_array_equal(both[1], faithfulness.control_maps("edges", noise, 0)[0])
+
+
 def network() -> keras.Model:
     """Two blocks with BatchNorm in inference mode, as the published V2M has them."""
     image = keras.Input((SIZE, SIZE, 1))

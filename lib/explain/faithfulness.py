@@ -56,7 +56,9 @@ def control_maps(control: str, images: np.ndarray, seed: int) -> np.ndarray:
         return np.repeat(np.exp(-square / 2 / (width / 6) ** 2)[None], n, axis=0)
     if control == "edges":
         grey = images.mean(axis=-1)
-        return np.hypot(ndimage.sobel(grey, axis=1), ndimage.sobel(grey, axis=2))
+        return np.stack(
+            [np.hypot(ndimage.sobel(g, axis=0), ndimage.sobel(g, axis=1)) for g in grey]
+        )
     raise InputError(f"unknown control {control!r}: choose from {', '.join(CONTROLS)}")
 
 
