@@ -22,6 +22,7 @@ FLOW = {
     "06_stellar_mass": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
 }
+GPUS = int(config.get("gpus", 1))
 USES_GPU = {"03_train_b0", "04_train_v2m", "05_explainability"}
 
 
@@ -48,9 +49,10 @@ for step in PROFILE.steps:
         params:
             step=step,
             settings=PROFILE.overrides[step],
-        threads: workflow.cores if step in USES_GPU else 1
+        # one training per GPU; on a CPU, one at a time on all cores
+        threads: max(1, workflow.cores // GPUS) if step in USES_GPU else 1
         resources:
             gpu=int(step in USES_GPU),
         shell:
             f"'{sys.executable}' -m lib.steps run {{params.step}} "
-            f"--profile {PROFILE.name} {DATA} --after {{input.after}}"
+            f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"

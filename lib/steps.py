@@ -8,6 +8,10 @@ A step works in a staging folder beside its own; only when the notebook has ende
 receipt written and the staging folder moved into place, so an earlier result is kept until a
 better one is whole. The staging folder of a killed step stays, and a step that is started again
 with the same source, parameters and inputs finds there what it had saved (see `lib.training`).
+
+Whatever is killed, the processes below it end too: a step ends with the chain that started it, and
+a kernel with its step (ipykernel looks once a second). A step that is started again waits until
+nobody is left who could write into its staging folder.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +43,10 @@ from lib.paths import atomic, project_root, resolve
 from lib.schema import InputError
 
 FINGERPRINT = "fingerprint.json"
+LOG = "log.txt"
+CHAIN = "SPIRAL_ARMS_CHAIN"
+PATIENCE = 60
+"""Seconds that a step waits for the processes of a killed run of it to end."""
 
 
 class StepError(RuntimeError):
@@ -59,6 +68,70 @@ class _Progress:
 
     def flush(self) -> None:
         self.log.flush()
+
+
+@contextmanager
+def _locked(path: Path, owner: str, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the lock on a file, made if needed; it belongs to all who inherited the open file.
+
+    Such a lock ends with the last process that has it, however it ends.
+    """
+    deadline = time.time() + patience
+    with open(path, "a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.time() >= deadline:
+                    raise InputError(f"{owner} is under way (it holds {path})") from None
+                time.sleep(0.2)
+        yield
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(number) for number in range(len(receipts.machine()["gpus"]))]
+    return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+
+
+@contextmanager
+def _one_gpu(folder: Path) -> Iterator[None]:
+    """Where there are several GPUs, let the kernel see only one, which no other step is using."""
+    gpus = visible_gpus()
+    if len(gpus) < 2:
+        yield
+        return
+    with ExitStack() as held:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _first_free(gpus, folder, held)
+        yield
+
+
+def _first_free(gpus: list[str], folder: Path, held: ExitStack) -> str:
+    """Wait for a GPU whose lock is free, and keep the lock in `held`."""
+    while True:
+        for gpu in gpus:
+            with suppress(InputError):
+                held.enter_context(_locked(folder / f".gpu-{gpu}.lock", "a step", patience=0))
+                return gpu
+        time.sleep(1)
+
+
+def _end_with_the_chain() -> None:
+    """End this process when the chain that started it has ended.
+
+    Standard input is then a pipe that the chain alone holds open and never writes to, so that
+    reading it returns when the chain is gone. Snakemake, in between, tells its jobs nothing when
+    it is killed.
+    """
+
+    def watch() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -142,7 +215,8 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
     os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with open(staging / "log.txt", "a") as log, _kernel_messages_to(log):
+        with open(staging / LOG, "a") as log, _kernel_messages_to(log):
+            fcntl.flock(log, fcntl.LOCK_EX)  # the kernel, which inherits the file, holds it too
             papermill.execute_notebook(
                 source,
                 running,
@@ -199,9 +273,23 @@ def run(
     after = after or []
     final = resolve(settings["run_dir"]) / settings["output"]
     mark = fingerprint(step, parameters, after)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(final.with_name(f".{final.name}.lock"), f"another run of {step}"):
+        staging = final.with_name(final.name + ".partial")
+        if (staging / LOG).exists():
+            with _locked(staging / LOG, f"the kernel of a killed run of {step}"):
+                pass
+        return _run_alone(step, parameters, mark, label or step, final)
+
+
+def _run_alone(
+    step: str, parameters: dict, mark: dict[str, object], label: str, final: Path
+) -> Path:
+    """Run a notebook in its staging folder, which nobody else uses, and move that into place."""
+    settings = {**profiles.default_parameters(step), **parameters}
     staging = _stage(final, mark)
     start = time.time()
-    execute(step, parameters, staging, label or step)
+    execute(step, parameters, staging, label)
     (staging / FINGERPRINT).unlink()
     inputs = {**mark["inputs"], "notebook": mark["source"]}
     if settings.get("data_dir"):
@@ -211,6 +299,7 @@ def run(
         "parameters": settings,
         "seed": settings.get("seed"),
         "inputs": inputs,
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "wall_seconds": round(time.time() - start, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
@@ -227,12 +316,17 @@ def _run_step(arguments: argparse.Namespace) -> None:
             f"profile {profile.name} has no step {arguments.step!r}; it has "
             + ", ".join(profile.steps)
         )
+    if os.environ.pop(CHAIN, None):
+        _end_with_the_chain()
     count = f"[{profile.steps.index(arguments.step) + 1}/{len(profile.steps)}]"
     print(f"{count} {arguments.step} ...", flush=True)
     start = time.time()
-    folder = run(
-        arguments.step, profile.overrides[arguments.step], arguments.after, arguments.step[:2]
-    )
+    run_dir = resolve(profile.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _one_gpu(run_dir) if arguments.gpu else nullcontext():
+        folder = run(
+            arguments.step, profile.overrides[arguments.step], arguments.after, arguments.step[:2]
+        )
     relative = os.path.relpath(folder, project_root())
     print(f"{count} {arguments.step} done in {time.time() - start:.0f} s -> {relative}", flush=True)
 
@@ -258,10 +352,12 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     print(f"profile {profile.name}: {profile.description}", flush=True)
     for step, reason in profile.skipped.items():
         print(f"skipping {step}: {reason}", flush=True)
-    config = [f"profile={profile.name}"] + ([f"data={arguments.data}"] if arguments.data else [])
+    gpus = max(1, len(visible_gpus()))
+    config = [f"profile={profile.name}", f"gpus={gpus}"]
+    config += [f"data={arguments.data}"] if arguments.data else []
     command = [sys.executable, "-m", "snakemake", "--cores", str(arguments.cores)]
     command += ["--quiet", "all", "--nolock", "--rerun-incomplete"]
-    command += ["--keep-going", "--config", *config]
+    command += ["--keep-going", "--resources", f"gpu={gpus}", "--config", *config]
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
     with open(run_dir / ".lock", "w") as lock:
@@ -270,7 +366,11 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         except BlockingIOError:
             raise InputError(f"another run of profile {profile.name} is under way") from None
         before = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
-        code = subprocess.run(command, cwd=project_root()).returncode
+        environment = {**os.environ, CHAIN: "1"}
+        with subprocess.Popen(
+            command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
+        ) as snakemake:
+            code = snakemake.wait()
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     after = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
@@ -308,6 +408,7 @@ def main(argv: list[str] | None = None) -> int:
         if name == "run":
             command.add_argument("step")
             command.add_argument("--after", nargs="*", default=[], help="receipts of earlier steps")
+            command.add_argument("--gpu", action="store_true", help="take one of several GPUs")
         if name == "chain":
             command.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args(argv)
