@@ -54,8 +54,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def end_headers(self):
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def do_GET(self):
-        self.close_connection = True
         item = self.server.items.get(self.path)
         if item is None:
             return self.send_error(404)
@@ -203,7 +206,7 @@ def test_a_part_without_its_note_is_not_trusted(server, tmp_path):
 @pytest.mark.parametrize("size", [None, len(DATA)])
 def test_a_length_that_is_too_large_is_a_short_file(server, tmp_path, size):
     server.items["/a.csv.gz"] = Item(DATA, length=len(DATA) + 500, etag=None)
-    message = "offers 60,5|ended after|is not whole" if size is None else "offers"
+    message = "no such range|ended after" if size is None else "offers"
     with pytest.raises(DownloadError, match=message):
         get(server, tmp_path, size=size)
     assert "a.csv.gz" not in only(tmp_path)

@@ -81,14 +81,15 @@ class ResumingDownloader:
         ValueError
             If all bytes are there but not in the file's format; pooch then tries once more.
         """
-        failures = 0
+        failures, furthest = 0, self._have()
         while not self._is_complete(url):
-            before = self._have()
             try:
                 self._transfer(url)
             except _Transient as problem:
-                gained = self._have() - before
-                failures = 1 if gained >= self.chunk else failures + 1
+                # Bytes that had been here before are no progress: a server that lets every
+                # transfer start anew must not keep this going for ever.
+                failures = 1 if self._have() - furthest >= self.chunk else failures + 1
+                furthest = max(furthest, self._have())
                 self._wait_or_give_up(url, problem, failures)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
