@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import types
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import tables
 from astropy.io import fits
+from conftest import ROOT
 from PIL import Image
 
 from lib import download
@@ -612,6 +614,35 @@ def test_the_disk_is_checked_for_all_files_before_the_first(survey, monkeypatch)
     with pytest.raises(DownloadError, match="GB free"):
         download.fetch("gz2", "data/gz2")
     assert asked(survey) == set()
+
+
+def test_a_file_left_before_it_was_recorded_is_recorded_by_the_next_run(survey):
+    name = "gz2sample.csv.gz"
+    (survey.folder / "downloads").mkdir(parents=True)
+    (survey.folder / "downloads" / name).write_bytes(survey.files[name])
+    download.fetch("gz2", "data/gz2")
+    assert name in json.loads(survey.lock.read_text())
+    assert not (survey.folder / name).is_symlink() and f"/{name}" not in asked(survey)
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_images_unpacked_by_hand_are_used_only_when_whole(survey, number):
+    folder = survey.folder / "images_gz2" / "images"
+    folder.mkdir(parents=True)
+    for name in list(IMAGES)[:number]:
+        (folder.parent / name).write_bytes(IMAGES[name])
+    if number < 5:
+        with pytest.raises(DownloadError, match="holds 4 images instead of 5"):
+            download.fetch("gz2", "data/gz2")
+        return
+    download.fetch("gz2", "data/gz2")
+    assert "/images_gz2.zip" not in asked(survey)
+    assert open_survey("gz2", "data/gz2").votes["has_image"].all()
+
+
+def test_the_lock_can_be_kept_under_git():
+    ignored = subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", download.LOCK])
+    assert ignored.returncode != 0
 
 
 def test_two_downloads_at_once_are_kept_apart(survey):

@@ -218,7 +218,8 @@ def _link(source: Path, target: Path) -> None:
 def _take_table(file: File, folder: Path, place: Path) -> bool:
     """Link to a catalogue below `place`, or unpack it where it is zipped there."""
     path = kaggle.find_file(place, _alternatives(file))
-    if path is not None and _is_usable(file, path):
+    # What a killed run left in the working folder is for `_download` to check and record.
+    if path is not None and path.parent != folder / WORK and _is_usable(file, path):
         _link(path, folder / path.name)
         return True
     archive = kaggle.find_file(place, (Path(file.name).stem + ".zip",))
@@ -233,7 +234,8 @@ def _take_images(images: ImageSet, folder: Path, place: Path) -> bool:
     """Link to a folder of images below `place`, or unpack an archive of them."""
     path = kaggle.find_images(place, (images.folder, *images.also))
     if path is not None:
-        number = check_images(path, images, exactly=False)
+        # What Kaggle mounts cannot be half unpacked; what lies in the user's folder can.
+        number = check_images(path, images, exactly=place == folder)
         if number != images.count:
             print(f"{path} holds {number:,} of {images.count:,} images", flush=True)
         _link(path, folder / images.folder)
