@@ -71,7 +71,7 @@ class _Progress:
 
 
 @contextmanager
-def _locked(path: Path, owner: str, patience: float = PATIENCE) -> Iterator[None]:
+def _locked(path: Path, owner: str, patience: float) -> Iterator[None]:
     """Hold the lock on a file, made if needed; it belongs to all who inherited the open file.
 
     Such a lock ends with the last process that has it, however it ends.
@@ -114,7 +114,7 @@ def _first_free(gpus: list[str], folder: Path, held: ExitStack) -> str:
     while True:
         for gpu in gpus:
             with suppress(InputError):
-                held.enter_context(_locked(folder / f".gpu-{gpu}.lock", "a step", patience=0))
+                held.enter_context(_locked(folder / f".gpu-{gpu}.lock", "a step", 0))
                 return gpu
         time.sleep(1)
 
@@ -158,6 +158,20 @@ def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, obje
             for path in after
         },
     }
+
+
+def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
+    """Whether a folder holds a whole, unchanged result of the step with this fingerprint."""
+    try:
+        receipt = receipts.read(folder)
+    except InputError:
+        return False
+    needed = {**mark["inputs"], "notebook": mark["source"]}
+    return (
+        receipt["parameters"] == mark["parameters"]
+        and needed.items() <= receipt["inputs"].items()
+        and not receipts.verify(folder)
+    )
 
 
 def _stage(final: Path, mark: dict[str, object]) -> Path:
@@ -274,17 +288,21 @@ def run(
     final = resolve(settings["run_dir"]) / settings["output"]
     mark = fingerprint(step, parameters, after)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(final.with_name(f".{final.name}.lock"), f"another run of {step}"):
+    with _locked(final.with_name(f".{final.name}.lock"), f"another run of {step}", PATIENCE):
         staging = final.with_name(final.name + ".partial")
         if (staging / LOG).exists():
-            with _locked(staging / LOG, f"the kernel of a killed run of {step}"):
+            with _locked(staging / LOG, f"the kernel of a killed run of {step}", PATIENCE):
                 pass
-        return _run_alone(step, parameters, mark, label or step, final)
+        if has_done(staging, mark):  # the step was killed just before its end
+            _move_into_place(staging, final)
+        else:
+            _run_alone(step, parameters, mark, label or step, final)
+    return final
 
 
 def _run_alone(
     step: str, parameters: dict, mark: dict[str, object], label: str, final: Path
-) -> Path:
+) -> None:
     """Run a notebook in its staging folder, which nobody else uses, and move that into place."""
     settings = {**profiles.default_parameters(step), **parameters}
     staging = _stage(final, mark)
@@ -305,7 +323,6 @@ def _run_alone(
     }
     receipts.write(staging, facts)
     _move_into_place(staging, final)
-    return final
 
 
 def _run_step(arguments: argparse.Namespace) -> None:
