@@ -52,6 +52,13 @@ class Profile:
         """Folder of the run, relative to the project root."""
         return f"runs/{self.name}"
 
+    def check_step(self, step: str) -> None:
+        """Raise InputError unless the profile has a step of that name."""
+        if step not in self.steps:
+            raise InputError(
+                f"profile {self.name} has no step {step!r}; it has {', '.join(self.steps)}"
+            )
+
 
 def notebook_path(step: str) -> Path:
     """Source (py:percent) of a notebook.

@@ -328,11 +328,7 @@ def _run_alone(
 def _run_step(arguments: argparse.Namespace) -> None:
     """Run one step of a profile and print when it starts and ends."""
     profile = profiles.load(arguments.profile, arguments.data)
-    if arguments.step not in profile.steps:
-        raise InputError(
-            f"profile {profile.name} has no step {arguments.step!r}; it has "
-            + ", ".join(profile.steps)
-        )
+    profile.check_step(arguments.step)
     if os.environ.pop(CHAIN, None):
         _end_with_the_chain()
     count = f"[{profile.steps.index(arguments.step) + 1}/{len(profile.steps)}]"
@@ -372,8 +368,11 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     gpus = max(1, len(visible_gpus()))
     config = [f"profile={profile.name}", f"gpus={gpus}"]
     config += [f"data={arguments.data}"] if arguments.data else []
-    command = [sys.executable, "-m", "snakemake", "--cores", str(arguments.cores)]
-    command += ["--quiet", "all", "--nolock", "--rerun-incomplete"]
+    command = [sys.executable, "-m", "snakemake"]
+    if arguments.until:
+        profile.check_step(arguments.until)
+        command.append(f"{profile.run_dir}/{arguments.until}/{receipts.NAME}")
+    command += ["--cores", str(arguments.cores), "--quiet", "all", "--nolock", "--rerun-incomplete"]
     command += ["--keep-going", "--resources", f"gpu={gpus}", "--config", *config]
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
@@ -390,11 +389,12 @@ def _run_chain(arguments: argparse.Namespace) -> None:
             code = snakemake.wait()
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
+    part = f" up to {arguments.until}" if arguments.until else ""
     after = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
     if after == before:
-        print(f"nothing to do: every step of profile {profile.name} is up to date")
+        print(f"nothing to do: every step of profile {profile.name}{part} is up to date")
     else:
-        print(f"profile {profile.name} is complete: see {profile.run_dir}")
+        print(f"profile {profile.name}{part} is complete: see {profile.run_dir}")
 
 
 def _verify_run(arguments: argparse.Namespace) -> None:
@@ -427,6 +427,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--after", nargs="*", default=[], help="receipts of earlier steps")
             command.add_argument("--gpu", action="store_true", help="take one of several GPUs")
         if name == "chain":
+            command.add_argument("--until", metavar="STEP", help="run this step and what it needs")
             command.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args(argv)
     try:
