@@ -66,7 +66,7 @@ size = 424
 # Pixels along each side whose mean makes one pixel; 1 is the paper's, 2 is four times as fast.
 binning = 2
 # Side of the central crop that is kept, in pixels after binning; networks can take this or less.
-crop = 112
+crop = 96
 # Colour that is kept: rgb (from which grey can be made) or grey.
 colour = "rgb"
 # Seed of the galaxies and the augmentation that are shown.

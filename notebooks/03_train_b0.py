@@ -66,7 +66,7 @@ backbone = "EfficientNetB0"
 # Where the backbone's weights come from: none, mock, imagenet, zoobot-hub, zoobot-checkpoint:<path>.
 weights = "none"
 # Side of the central crop, in pixels.
-crop = 128
+crop = 96
 # Colour of the images: grey (one channel) or rgb (three).
 colour = "grey"
 # Width of the dense layer (the paper prints 1028, its parameter counts say 1024).

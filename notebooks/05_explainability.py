@@ -77,7 +77,7 @@ images = "02_preprocessing"
 # Survey, and the folder of its data: the mock survey's truth lies there.
 survey = "mock"
 data_dir = "runs/mock/00_mock_survey"
-# Width of the survey's images before they were cropped, in pixels.
+# Width of the survey's images in their files, in pixels.
 image_size = 424
 # Identifiers of galaxies to explain in section 5; empty shows the surest galaxy of each class.
 galaxy_ids = []
@@ -172,6 +172,12 @@ display(
         }
     )
 )
+
+# %% [markdown]
+# Note the width of a whole image in pixels of the cache, which may be binned.
+
+# %%
+size = image_size // subjects["B0"].images.index.attrs["binning"]
 
 # %% [markdown]
 # ## 2 Feature maps at three depths (Fig. 8)
@@ -408,7 +414,7 @@ display(verdicts.round(2))
 # %%
 located = pd.concat(
     localisation.locate(
-        made, s.wide_cutouts(scored[name]["galaxy_id"]), scored[name], truth, image_size
+        made, s.wide_cutouts(scored[name]["galaxy_id"]), scored[name], truth, size
     ).assign(model=name, map=method)
     for name, s in subjects.items()
     for method, made in scored_maps[name].items()
@@ -464,9 +470,9 @@ display(tested.sort_values("p_holm").round(3))
 more = gallery.spread(
     first.run.predictions, first.run.classes, per_class=arms_per_class, seed=seed + 1, split=split
 )
-r_min = arm_radii[0] * localisation.R90_PIXELS
+r_min = arm_radii[0] * localisation.R90_WIDTH * size
 r_max = min(
-    arm_radii[1] * localisation.R90_PIXELS,
+    arm_radii[1] * localisation.R90_WIDTH * size,
     min(s.run.settings["crop"] for s in subjects.values()) / 2,
 )
 cutouts = first.wide_cutouts(more["galaxy_id"])

@@ -25,8 +25,7 @@ PITCH = (6.0, 40.0)
 
 LOPSIDED = 0.6
 """Factor on the amplitude of m = 1 when the strongest mode is chosen: lopsided discs, bright
-neighbours and centring errors all add to m = 1. Chosen on images of the mock survey, where it lifts
-the share of right arm numbers from 0.49 to 0.55."""
+neighbours and centring errors all add to m = 1. Chosen by trial on images of the mock survey."""
 
 HARMONICS = 3
 """Multiples of the best mode that its coherence counts: narrow arms are no pure sine wave."""

@@ -21,8 +21,9 @@ from lib.surveys.mock.render import arm_mask, bulge_mask, disc_coordinates
 PARTS = ("arms", "bulge", "disc", "surroundings")
 """Parts of a simulated cut-out, each pixel in one; ``disc`` is the disc between the arms."""
 
-R90_PIXELS = 50.0
-"""R90 in pixels: GZ2's cut-outs have pixels of 0.02 R90 (Willett et al. 2013, Sec. 2.2)."""
+R90_WIDTH = 50 / 424
+"""R90 in widths of a whole cut-out: GZ2's have 424 pixels of 0.02 R90 (Willett et al. 2013, Sec.
+2.2)."""
 
 
 def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
@@ -105,15 +106,16 @@ def disc_shape(image: np.ndarray) -> tuple[float, float]:
     return max(axis_ratio, 0.3), angle
 
 
-def within_r90(cutout: np.ndarray, crop: int) -> np.ndarray:
+def within_r90(cutout: np.ndarray, crop: int, size: int) -> np.ndarray:
     """Pixels of a real galaxy within R90 in the plane of its disc.
 
     Parameters
     ----------
     cutout : ndarray, (height, width, channels)
-        At the survey's scale of 0.02 R90 per pixel.
     crop : int
-        Width of the central part that is wanted.
+        Width of the central part that is wanted, in pixels.
+    size : int
+        Width of the whole image in pixels of the same scale.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def within_r90(cutout: np.ndarray, crop: int) -> np.ndarray:
     axis = np.arange(crop) - (crop - 1) / 2
     x, y = np.meshgrid(axis, -axis)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    return np.hypot(cos * x + sin * y, (cos * y - sin * x) / axis_ratio) < R90_PIXELS
+    return np.hypot(cos * x + sin * y, (cos * y - sin * x) / axis_ratio) < R90_WIDTH * size
 
 
 def azimuthal_average(values: np.ndarray, radius: np.ndarray, bins: int = 40) -> np.ndarray:
@@ -218,7 +220,7 @@ def locate(
         The mock survey's truth table; None for real galaxies, where only galaxy and surroundings
         are told apart and the arm scores are NaN.
     size : int
-        Width in pixels of the images before they were cropped.
+        Width in pixels, after binning, of the images before they were cropped.
 
     Returns
     -------
@@ -232,7 +234,7 @@ def locate(
     for values, image, galaxy in zip(maps, cutouts, galaxies.itertuples(), strict=True):
         row = {k: getattr(galaxy, k) for k in ("galaxy_id", "label", "predicted")}
         if truth is None:
-            inside = within_r90(image, values.shape[0])
+            inside = within_r90(image, values.shape[0], size)
             parts = {"galaxy": inside, "surroundings": ~inside}
             row |= {"n_arms": np.nan, **part_scores(values, parts)}
             row |= dict.fromkeys(("pointing", "precision", "gain"), np.nan)
