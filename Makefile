@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab test lint verify docs report lock
+.PHONY: run lab test lint verify data docs report lock
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
@@ -38,6 +38,10 @@ $(READY): requirements.lock pyproject.toml
 	  || $(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# Download a survey's files (PROFILE=gz2 or challenge) to where its profile looks for them.
+data: $(READY)
+	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
 
 # Give the notebooks the outputs of the embedded run.
 docs: $(READY)
