@@ -397,24 +397,25 @@ def _fit(
     state = checkpoint.restore(variables)
     if state.history:
         log(f"going on after epoch {len(state.history)} of an interrupted run")
-    run_epoch = _epoch_function(model, optimizer, loss, in_training)
+    step = _step_function(model, optimizer, loss, in_training)
     while not state.finished(protocol):
         start = time.perf_counter()
         epoch = len(state.history)
-        train_loss, train_accuracy = run_epoch(epoch_data(epoch))
+        train_loss, train_accuracy = _run_epoch(step, epoch_data(epoch))
         probabilities = forward(validation)
         right = probabilities.argmax(axis=1) == validation_targets.argmax(axis=1)
         row = {
             "epoch": epoch + 1,
-            "loss": float(train_loss),
-            "accuracy": float(train_accuracy),
+            "loss": train_loss,
+            "accuracy": train_accuracy,
             "val_loss": float(loss(validation_targets, probabilities)),
             "val_accuracy": float(right.mean()),
             "seconds": round(time.perf_counter() - start, 2),
         }
-        if not np.isfinite(row["loss"]):
+        # A ReLU hides what is not finite from the loss, but not from the weights.
+        if not all(np.isfinite(v.numpy()).all() for v in model.trainable_variables):
             raise FloatingPointError(
-                f"the loss of epoch {epoch + 1} is {row['loss']}: training diverged. Take a lower "
+                f"weights are not finite after epoch {epoch + 1}: training diverged. Take a lower "
                 "learning_rate or, for random weights, batch_norm = 'train'."
             )
         state.history.append(row)
@@ -430,25 +431,32 @@ def _fit(
     return state
 
 
-def _epoch_function(model, optimizer, loss, in_training: bool) -> Callable:
-    """One epoch as a single TensorFlow graph: (data set of inputs, targets) -> loss, accuracy."""
+def _step_function(model, optimizer, loss, in_training: bool) -> Callable:
+    """One step as a TensorFlow graph: (inputs, targets) -> mean loss and number right.
+
+    Steps are called from Python: a loop over the data inside the graph is set up anew by tf.data in
+    every epoch, which takes longer than an epoch of a small network.
+    """
 
     @tf.function(reduce_retracing=True)
-    def run_epoch(data):
-        total, right, seen = tf.constant(0.0), tf.constant(0.0), tf.constant(0.0)
-        for inputs, targets in data:
-            with tf.GradientTape() as tape:
-                probabilities = model(inputs, training=in_training)
-                value = loss(targets, probabilities)
-            variables = model.trainable_variables
-            optimizer.apply(tape.gradient(value, variables), variables)
-            hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
-            n = tf.cast(tf.shape(targets)[0], tf.float32)
-            total, seen = total + value * n, seen + n
-            right += tf.reduce_sum(tf.cast(hits, tf.float32))
-        return total / seen, right / seen
+    def step(inputs, targets):
+        with tf.GradientTape() as tape:
+            probabilities = model(inputs, training=in_training)
+            value = loss(targets, probabilities)
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(value, variables), variables)
+        hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
+        return value, tf.reduce_sum(tf.cast(hits, tf.float32))
 
-    return run_epoch
+    return step
+
+
+def _run_epoch(step: Callable, data: tf.data.Dataset) -> tuple[float, float]:
+    """Loss and accuracy, means over the galaxies of an epoch as they were when trained on."""
+    # Tensors until the end of the epoch, so that a GPU is not waited for after every step.
+    results = [(*step(inputs, targets), len(targets)) for inputs, targets in data]
+    losses, hits, sizes = (np.array(column, dtype=np.float64) for column in zip(*results))
+    return float(np.average(losses, weights=sizes)), float(hits.sum() / sizes.sum())
 
 
 def _forward_function(model: keras.Model) -> Callable:

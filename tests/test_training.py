@@ -1,0 +1,403 @@
+"""Tests of lib.training on a small convolutional network and on galaxies that are easy to tell.
+
+The backbone is a stand-in of three layers with BatchNorm and dropout, so that a training takes a
+second; lib.models' own tests build the real ones.
+"""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, f1_score
+
+from lib import images, models, training
+from lib.models import Network
+from lib.schema import InputError
+from lib.training import Protocol
+
+CROP = 32
+CLASSES = ("1", "2", "?")
+
+
+def small_backbone(name, pixels, variant=None):
+    start = keras.initializers.GlorotUniform(seed=3)  # as pre-trained weights: whatever the seed
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    x = keras.layers.Conv2D(
+        8, 5, strides=4, use_bias=False, kernel_initializer=start, name="stem_conv"
+    )(x)
+    x = keras.layers.BatchNormalization(name="top_bn")(x)
+    x = keras.layers.Dropout(0.2, name="block_drop")(x)
+    x = keras.layers.Activation("swish", name="top_activation")(x)
+    return keras.Model(keras.utils.get_source_inputs(pixels), x)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(models.weights, "build", small_backbone)
+
+
+def write_survey(folder):
+    """Noise with a bar of a class's own brightness; one image less than galaxies."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(72):
+        label = CLASSES[i % 3]
+        picture = rng.integers(0, 60, (CROP, CROP, 3))
+        picture[12:20] += 90 * (i % 3)
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
+        split = ("train", "train", "validation", "rest")[i // 3 % 4]
+        rows.append((100 + i, label, split, f"{i}.png"))
+    table = pd.DataFrame(rows, columns=["galaxy_id", "label", "split", "image_path"])
+    cache, _ = images.write_cache(table, folder, folder / "cache", crop=CROP, size=CROP)
+    return table.drop(columns="image_path"), cache
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survey")
+    assignment, cache = write_survey(folder)
+    return assignment, cache, folder
+
+
+def network(**change):
+    defaults = {"role": "V2M", "backbone": "EfficientNetV2B0", "crop": CROP, "dense_units": 16}
+    return Network(**{**defaults, **change})
+
+
+FROZEN = {"role": "B0", "backbone": "EfficientNetB0", "trainable": "frozen"}
+QUICK = {"epochs": 4, "learning_rate": 1e-2}
+
+
+def run(survey, folder, net=None, log=lambda line: None, assignment=None, **protocol):
+    table, cache, _ = survey
+    features = folder / "features" if protocol.get("feature_views") else None
+    return training.train(
+        net or network(),
+        Protocol(**{**QUICK, **protocol}),
+        cache,
+        table if assignment is None else assignment,
+        folder,
+        features=features,
+        log=log,
+    )
+
+
+def same_weights(a, b):
+    return all((x.numpy() == y.numpy()).all() for x, y in zip(a.model.weights, b.model.weights))
+
+
+def test_it_learns_and_predicts_every_galaxy(survey, tmp_path):
+    lines = []
+    result = run(survey, tmp_path, epochs=12, batch_size=4, log=lines.append)
+    assert result.classes == CLASSES
+    table = result.predictions
+    assert list(table["galaxy_id"]) == list(survey[0]["galaxy_id"])
+    assert (table["predicted"] == table["label"]).groupby(table["split"]).mean().min() > 0.8
+    columns = ["p_1", "p_2", "p_unclear"]
+    np.testing.assert_allclose(table[columns].sum(axis=1), 1, atol=1e-5)
+    winners = table[columns].idxmax(axis=1).map(dict(zip(columns, CLASSES)))
+    assert (winners == table["predicted"]).all()
+    assert len(lines) == len(result.history) == 12
+    assert lines[0].startswith("epoch 1/12: loss ")
+
+
+def test_the_best_epoch_is_kept(survey, tmp_path):
+    result = run(survey, tmp_path, epochs=8)
+    accuracy = result.history["val_accuracy"].to_numpy()
+    best = result.settings["best_epoch"]
+    assert best == 1 + int(np.flatnonzero(accuracy == accuracy.max())[0])
+    validation = result.predictions[result.predictions["split"] == "validation"]
+    assert np.mean(validation["predicted"] == validation["label"]) == pytest.approx(accuracy.max())
+    kept = result.validation_probabilities
+    assert kept.shape == (8, len(validation), 3)
+    columns = validation[["p_1", "p_2", "p_unclear"]]
+    np.testing.assert_allclose(kept[best - 1], columns, atol=1e-6)
+
+
+def test_early_stopping_waits_for_patience(survey, tmp_path):
+    result = run(survey, tmp_path, epochs=40, patience=3)
+    epochs, best = len(result.history), result.settings["best_epoch"]
+    assert epochs < 40 and epochs == best + 3
+
+
+def test_published_batch_norm_keeps_its_statistics_and_trains_the_rest(survey, tmp_path):
+    net = network()
+    start, _ = models.build(net, 3, seed=42)
+    published = run(survey, tmp_path / "a", net, batch_norm="inference", epochs=2).model
+    adapted = run(survey, tmp_path / "b", net, batch_norm="train", epochs=2).model
+    for name, same in (("moving_mean", True), ("moving_variance", True), ("gamma", False)):
+        before = getattr(start.get_layer("top_bn"), name).numpy()
+        after = getattr(published.get_layer("top_bn"), name).numpy()
+        assert (before == after).all() == same, name
+    mean = adapted.get_layer("top_bn").moving_mean.numpy()
+    assert (mean != start.get_layer("top_bn").moving_mean.numpy()).all()
+
+
+def test_a_frozen_backbone_stays_as_it_was(survey, tmp_path):
+    net = network(**FROZEN)
+    start, _ = models.build(net, 3, seed=42)
+    result = run(survey, tmp_path, net).model
+    for before, after in zip(models.body_of(start).weights, models.body_of(result).weights):
+        np.testing.assert_array_equal(before.numpy(), after.numpy())
+    kernels = [m.get_layer("dense").kernel.numpy() for m in (start, result)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_an_epoch_of_keras_fit_gives_the_same_weights(survey, tmp_path, monkeypatch):
+    """Keras' own loop, fed with the same batches, is the reference for ours."""
+    table, cache, _ = survey
+    protocol = Protocol(**{**QUICK, "epochs": 1})
+    result = run(survey, tmp_path, network(), epochs=1, batch_norm="train")
+    reference, _ = models.build(network(), 3, seed=42)
+    reference.compile(keras.optimizers.Adam(1e-2), "categorical_crossentropy", metrics=["accuracy"])
+    train = np.flatnonzero(table["split"] == "train")
+    train = train[images.epoch_order(len(train), 42, 0)]
+    rows = cache.rows(table["galaxy_id"].iloc[train])
+    labels = [CLASSES.index(label) for label in table["label"].iloc[train]]
+    targets = np.eye(3, dtype=np.float32)[labels]
+    maps = protocol.transforms(rows, cache, 0)
+    data = images.batches(cache, rows, 16, maps=maps, targets=targets)
+    history = reference.fit(data, epochs=1, verbose=0, shuffle=False).history
+    for ours, theirs in zip(result.model.weights, reference.weights):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5)
+    assert result.history["loss"][0] == pytest.approx(history["loss"][0], rel=1e-4)
+    assert result.history["accuracy"][0] == pytest.approx(history["accuracy"][0], abs=1e-6)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(survey, tmp_path):
+    first, again, other = (
+        run(survey, tmp_path / str(i), seed=seed) for i, seed in enumerate((42, 42, 43))
+    )
+    assert same_weights(first, again) and not same_weights(first, other)
+    pd.testing.assert_frame_equal(first.predictions, again.predictions)
+
+
+class StopHereError(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def log(line):
+        if line.startswith(f"epoch {epoch}/"):
+            raise StopHereError
+
+    return log
+
+
+@pytest.mark.parametrize(
+    ("net", "change"),
+    [({}, {"batch_norm": "train"}), (FROZEN, {"feature_views": 3})],
+    ids=["fine-tuned", "cached features"],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(survey, tmp_path, net, change):
+    net = network(**net)
+    straight = run(survey, tmp_path / "straight", net, epochs=6, **change)
+    with pytest.raises(StopHereError):
+        run(survey, tmp_path / "broken", net, stop_after(4), epochs=6, **change)
+    lines = []
+    resumed = run(survey, tmp_path / "broken", net, lines.append, epochs=6, **change)
+    assert lines[0] == "going on after epoch 4 of an interrupted run" and len(lines) == 3
+    assert same_weights(straight, resumed)
+    pd.testing.assert_frame_equal(straight.predictions, resumed.predictions)
+    drop = ["seconds"]
+    pd.testing.assert_frame_equal(
+        straight.history.drop(columns=drop), resumed.history.drop(columns=drop)
+    )
+    np.testing.assert_array_equal(
+        straight.validation_probabilities, resumed.validation_probabilities
+    )
+
+
+def test_early_stopping_survives_an_interruption(survey, tmp_path):
+    settings = {"epochs": 40, "patience": 3}
+    straight = run(survey, tmp_path / "straight", **settings)
+    with pytest.raises(StopHereError):
+        run(survey, tmp_path / "b", log=stop_after(len(straight.history) - 1), **settings)
+    resumed = run(survey, tmp_path / "b", **settings)
+    assert len(resumed.history) == len(straight.history) and same_weights(straight, resumed)
+
+
+def test_a_killed_process_is_taken_up(survey, tmp_path):
+    """SIGKILL in the middle of the third epoch, between two batches."""
+    program = f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(__file__).rpartition("/")[0]!r})
+        import test_training as t
+        t.models.weights.build = t.small_backbone
+        order = t.training.epoch_order
+        read = t.images.network_input
+        epochs, batches = [], []
+        def note(n, seed, epoch):
+            epochs.append(epoch)
+            return order(n, seed, epoch)
+        def kill(*a):
+            if epochs[-1:] == [2]:
+                batches.append(1)
+                if len(batches) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return read(*a)
+        t.training.epoch_order, t.images.network_input = note, kill
+        folder = Path({str(survey[2])!r})
+        table = t.pd.read_csv(folder / "assignment.csv", dtype={{"label": str}})
+        cache = t.images.open_cache(folder / "cache", t.CROP)
+        t.run((table, cache, folder), Path({str(tmp_path / "killed")!r}), epochs=5, log=print)
+    """
+    survey[0].to_csv(survey[2] / "assignment.csv", index=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+    )
+    assert done.returncode == -9, done.stderr
+    lines = []
+    resumed = run(survey, tmp_path / "killed", log=lines.append, epochs=5)
+    assert lines[0] == "going on after epoch 2 of an interrupted run"
+    straight = run(survey, tmp_path / "straight", epochs=5)
+    assert same_weights(straight, resumed)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 7}])
+def test_a_run_with_other_settings_starts_anew(survey, tmp_path, change):
+    with pytest.raises(StopHereError):
+        run(survey, tmp_path, log=stop_after(1))
+    lines = []
+    run(survey, tmp_path, log=lines.append, **change)
+    assert lines[0].startswith("epoch 1/")
+
+
+def test_as_many_views_as_epochs_are_the_published_training(survey, tmp_path):
+    """Cached features with K = epochs see the same images in the same order."""
+    plain = run(survey, tmp_path / "plain", network(**FROZEN), epochs=5)
+    cached = run(survey, tmp_path / "cached", network(**FROZEN), epochs=5, feature_views=5)
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    np.testing.assert_allclose(cached.history[columns], plain.history[columns], atol=1e-4)
+    for ours, theirs in zip(cached.model.weights, plain.model.weights):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-3)
+
+
+def test_features_are_shared_between_seeds_classes_and_heads(survey, tmp_path):
+    views = {"feature_views": 2, "view_seed": 1}
+    table = survey[0]
+
+    def stored():
+        return {p.name: len(np.load(p)["rows"]) for p in (tmp_path / "features").iterdir()}
+
+    def written():
+        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
+
+    run(survey, tmp_path, network(**FROZEN), assignment=table[table["label"] != "?"], **views)
+    assert sorted(stored().values()) == [24, 24, 48]  # two training views, all as they are
+    before = written()
+    other = network(**FROZEN, **{"dense_units": 4})
+    run(survey, tmp_path, other, assignment=table[table["label"] != "?"], seed=8, **views)
+    assert written() == before
+    run(survey, tmp_path, network(**FROZEN), **views)
+    assert sorted(stored().values()) == [36, 36, 72] and stored().keys() == before.keys()
+    run(survey, tmp_path, network(**FROZEN), **{**views, "view_seed": 2})
+    assert len(stored()) == 6
+
+
+def test_a_saved_run_is_the_run(survey, tmp_path):
+    result = run(survey, tmp_path / "checkpoints", network(**FROZEN))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    training.save_run(result, folder)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "history.csv",
+        "metrics.json",
+        "model.json",
+        "model.keras",
+        "predictions.parquet",
+        "validation_probabilities.npy",
+    ]
+    loaded = training.load_run(folder)
+    assert loaded.settings == json.loads((folder / "model.json").read_text())
+    assert loaded.classes == CLASSES and loaded.settings["protocol"] == "published"
+    pd.testing.assert_frame_equal(loaded.predictions, result.predictions, check_dtype=False)
+    _, cache, _ = survey
+    pixels = images.network_input(cache.arrays, "rgb", loaded.settings["input_scale"])
+    columns = ["p_1", "p_2", "p_unclear"]
+    np.testing.assert_allclose(loaded.model(pixels), loaded.predictions[columns], atol=1e-5)
+    (folder / "model.keras").unlink()
+    with pytest.raises(InputError, match="model.keras is missing"):
+        training.load_run(folder)
+
+
+def test_other_weights_than_described_are_refused(survey, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    result = run(survey, folder, network(**FROZEN), epochs=1)
+    training.save_run(result, folder)
+    assert not (folder / "checkpoint").exists()
+    settings = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**settings, "weights_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="does not hold the weights"):
+        training.load_run(folder)
+
+
+def test_metrics_are_those_of_scikit_learn(survey, tmp_path):
+    result = run(survey, tmp_path, network(**FROZEN), epochs=2)
+    scores = training.metrics(result.predictions, result.classes)
+    assert set(scores) == {"train", "validation", "rest"}
+    part = result.predictions[result.predictions["split"] == "rest"]
+    accuracy = scores["rest"]["scores"]["accuracy"]
+    assert accuracy["value"] == pytest.approx(accuracy_score(part["label"], part["predicted"]))
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    expected = f1_score(part["label"], part["predicted"], average=None, labels=list(CLASSES))
+    ours = [scores["rest"]["classes"][c]["f1"] or 0.0 for c in CLASSES]
+    np.testing.assert_allclose(ours, expected)
+    json.dumps(scores, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0: it must be 1 or more"),
+        ({"batch_size": -1}, "batch_size = -1"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0"),
+        ({"name": "new"}, "protocol = 'new': choose published or sound"),
+        ({"batch_norm": "off"}, "batch_norm = 'off'"),
+        ({"feature_views": 0}, "feature_views = 0"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_impossible_protocols_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Protocol(**change)
+
+
+def test_what_cannot_be_trained_is_refused_before_training(survey, tmp_path):
+    table, cache, _ = survey
+    with pytest.raises(InputError, match="opened as rgb 32 px, the network takes grey 32 px"):
+        run(survey, tmp_path, network(colour="grey"))
+    with pytest.raises(InputError, match="feature_views needs a frozen backbone"):
+        run(survey, tmp_path, feature_views=2)
+    stranger = pd.concat([table, table.head(1).assign(galaxy_id=1)])
+    with pytest.raises(InputError, match="1 galaxies have no image in the cache"):
+        run(survey, tmp_path, assignment=stranger)
+    unknown = table.assign(label=table["label"].replace({"?": "seven"}))
+    with pytest.raises(InputError, match="'seven'.* are not the classes of any merge"):
+        run(survey, tmp_path, assignment=unknown)
+    untrained = table[(table["label"] != "1") | (table["split"] != "train")]
+    with pytest.raises(InputError, match="no galaxy to train on in class 1"):
+        run(survey, tmp_path, assignment=untrained)
+    with pytest.raises(InputError, match="no galaxy to validate with"):
+        run(survey, tmp_path, assignment=table[table["split"] == "train"])
+    with pytest.raises(InputError, match="only one class"):
+        run(survey, tmp_path, assignment=table[table["label"] == "1"])
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_divergence_is_said_in_words(survey, tmp_path, monkeypatch):
+    def overflowing(name, pixels, variant):
+        return small_backbone(name, keras.layers.Rescaling(1e38)(pixels))
+
+    monkeypatch.setattr(models.weights, "build", overflowing)
+    with pytest.raises(FloatingPointError, match="diverged. Take a lower learning_rate"):
+        run(survey, tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))
