@@ -21,6 +21,8 @@ from lib.paths import atomic, project_root, resolve
 from lib.schema import InputError
 
 NAME = "receipt.json"
+SOURCE = "source.json"
+"""File in the project root that tells the commit where the project is no git checkout."""
 
 PACKAGES = (
     "astropy",
@@ -81,6 +83,8 @@ def count_rows(folder: str | Path) -> dict[str, int]:
 
 def git_state() -> dict[str, str | bool | None]:
     """Commit of the checkout and whether tracked files differ from it; None outside git."""
+    if (project_root() / SOURCE).is_file():
+        return json.loads((project_root() / SOURCE).read_text())
     try:
         git = ["git", "-C", str(project_root())]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +31,27 @@ def challenge_sample() -> Path:
 def gz2_tables() -> Path:
     """Real rows of Galaxy Zoo 2 catalogues."""
     return _real("gz2-tables")
+
+
+def chain(root: Path, profile: str, *options: str) -> subprocess.CompletedProcess:
+    """Run a profile in a checkout of its own."""
+    command = [sys.executable, "-m", "lib.steps", "chain", "--profile", profile, *options]
+    environment = {**os.environ, "SPIRAL_ARMS_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def chain_checkout(tmp_path_factory):
+    """What a run needs of the checkout, without the runs that are there already."""
+    root = tmp_path_factory.mktemp("checkout")
+    shutil.copy(ROOT / "Snakefile", root)
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    return root
+
+
+@pytest.fixture(scope="session")
+def smoke(chain_checkout):
+    """A finished run of profile `smoke`: what it printed, and its folder."""
+    result = chain(chain_checkout, "smoke")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout, chain_checkout / "runs" / "smoke"

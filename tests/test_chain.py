@@ -1,46 +1,17 @@
 """The whole chain on profile `smoke`, through Snakemake and papermill, as `make run` calls it."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import chain
 
 from lib import profiles, receipts
 from lib.schema import ARM_CLASSES
 
 pytestmark = pytest.mark.chain
-
-
-def chain(root: Path, profile: str, *options: str) -> subprocess.CompletedProcess:
-    """Run a profile in a checkout of its own."""
-    command = [sys.executable, "-m", "lib.steps", "chain", "--profile", profile, *options]
-    environment = {**os.environ, "SPIRAL_ARMS_ROOT": str(root), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """What a run needs of the checkout, without the runs that are there already."""
-    root = tmp_path_factory.mktemp("checkout")
-    shutil.copy(ROOT / "Snakefile", root)
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    return root
-
-
-@pytest.fixture(scope="module")
-def smoke(checkout):
-    """A finished run of profile `smoke`: what it printed, and its folder."""
-    result = chain(checkout, "smoke")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout, checkout / "runs" / "smoke"
 
 
 def test_every_step_is_done_and_said(smoke):
@@ -78,28 +49,30 @@ def test_predictions_hold_every_galaxy_of_the_sample(smoke):
         assert settings["protocol"] == "published" or settings["protocol"]["name"] == "published"
 
 
-def test_a_second_run_does_nothing_and_says_so(smoke, checkout):
+def test_a_second_run_does_nothing_and_says_so(smoke, chain_checkout):
     _, folder = smoke
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"}
-    result = chain(checkout, "smoke")
+    result = chain(chain_checkout, "smoke")
     assert result.returncode == 0, result.stderr
     assert "nothing to do: every step of profile smoke is up to date" in result.stdout
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"} == before
 
 
 @pytest.mark.real
-def test_real_galaxies_run_through_selection_and_preprocessing(checkout, challenge_sample):
-    content = yaml.safe_load((checkout / "notebooks" / "profiles" / "challenge.yaml").read_text())
+def test_real_galaxies_run_through_selection_and_preprocessing(chain_checkout, challenge_sample):
+    content = yaml.safe_load(
+        (chain_checkout / "notebooks" / "profiles" / "challenge.yaml").read_text()
+    )
     steps = ["01_sample_selection", "02_preprocessing"]
     short = {k: v for k, v in content.items() if k in ("all", "description", *steps)}
     known = {name for step in steps for name in profiles.default_parameters(step)}
     short["all"] = {k: v for k, v in short["all"].items() if k in known}
-    (checkout / "notebooks" / "profiles" / "real.yaml").write_text(
+    (chain_checkout / "notebooks" / "profiles" / "real.yaml").write_text(
         yaml.safe_dump({**short, "steps": steps})
     )
-    result = chain(checkout, "real", "--data", str(challenge_sample))
+    result = chain(chain_checkout, "real", "--data", str(challenge_sample))
     assert result.returncode == 0, result.stdout + result.stderr
-    folder = checkout / "runs" / "real"
+    folder = chain_checkout / "runs" / "real"
     sample = pd.read_parquet(folder / "01_sample_selection" / "sample.parquet")
     counts = sample["label"].value_counts()
     assert [counts[c] for c in ARM_CLASSES] == [50, 756, 126, 34, 31, 229]

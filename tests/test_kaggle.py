@@ -1,0 +1,354 @@
+"""What is uploaded to Kaggle, and sessions there, in a simulated tree of folders."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from conftest import ROOT
+
+from lib import profiles, receipts, steps
+from lib.kaggle import bundle, metadata, session
+from lib.kaggle.packages import missing_packages
+from lib.schema import InputError
+
+NO_NETWORK = """
+import socket
+
+def refuse(*arguments, **options):
+    raise OSError("there is no network here")
+
+getaddrinfo, connect = socket.getaddrinfo, socket.socket.connect
+socket.getaddrinfo = lambda host, *rest, **options: (
+    getaddrinfo if host in ("localhost", "127.0.0.1") else refuse)(host, *rest, **options)
+socket.socket.connect = lambda self, address: (
+    connect if self.family == socket.AF_UNIX or address[0] == "127.0.0.1" else refuse
+)(self, address)
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folders to upload for profile `smoke`."""
+    return bundle.build("smoke", tmp_path_factory.mktemp("kaggle") / "out", "somebody")
+
+
+def read_metadata(folder):
+    return json.loads((folder / "kernel-metadata.json").read_text())
+
+
+def test_folders_are_those_of_the_chain_and_of_each_training(built):
+    code, *kernels = built
+    assert [k.name for k in kernels] == [
+        "spiral-arms-smoke-chain",
+        "spiral-arms-smoke-03-train-b0",
+        "spiral-arms-smoke-04-train-v2m",
+    ]
+    (wheel,) = code.glob("*.whl")
+    for kernel, until in zip(kernels, ["", "03_train_b0", "04_train_v2m"], strict=True):
+        described = read_metadata(kernel)
+        metadata.check_kernel(described)
+        assert described["id"] == f"somebody/{kernel.name}"
+        assert described["machine_shape"] == "NvidiaTeslaT4" and described["enable_gpu"] is True
+        assert described["dataset_sources"] == ["somebody/spiral-arms-code"]
+        notebook = nbformat.read(kernel / described["code_file"], as_version=4)
+        nbformat.validate(notebook)
+        parameters = notebook.metadata["papermill"]["parameters"]
+        assert parameters["until"] == until and parameters["profile"] == "smoke"
+        assert parameters["wheel_sha256"] == receipts.sha256(wheel)
+
+
+def test_the_same_sources_give_the_same_wheel(built, tmp_path):
+    (wheel,) = built[0].glob("*.whl")
+    assert receipts.sha256(bundle.build_wheel(tmp_path)) == receipts.sha256(wheel)
+
+
+def test_sources_are_those_of_the_survey_and_of_earlier_sessions():
+    def kernels(name, resume):
+        return bundle._kernels(profiles.load(name), "me", "me/code", True, resume)
+
+    paper, challenge = kernels("gz2", False), kernels("challenge", True)
+    assert paper[""]["dataset_sources"] == ["me/code", "jaimetrickz/galaxy-zoo-2-images"]
+    assert paper[""]["kernel_sources"] == []
+    assert challenge[""]["dataset_sources"] == ["me/code"]
+    assert challenge[""]["competition_sources"] == ["galaxy-zoo-the-galaxy-challenge"]
+    alone = ["me/spiral-arms-challenge-03-train-b0", "me/spiral-arms-challenge-04-train-v2m"]
+    assert challenge[""]["kernel_sources"] == ["me/spiral-arms-challenge-chain", *alone]
+    assert challenge["03_train_b0"]["kernel_sources"] == alone[:1]
+    for kernel in [*paper.values(), *challenge.values()]:
+        metadata.check_kernel(kernel)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"machine_shape": "NvidiaTeslaT4x2"}, "machine_shape = 'NvidiaTeslaT4x2': choose one of"),
+        ({"enable_gpu": False}, "machine_shape names a GPU but enable_gpu is not true"),
+        ({"enable_gpu": "true"}, "enable_gpu = 'true' is not of type bool"),
+        ({"accelerator": "gpu"}, "unknown field 'accelerator'"),
+        ({"language": "julia"}, "language = 'julia'"),
+        ({"id": "spiral-arms"}, "id has 'spiral-arms', which is no address"),
+        ({"title": "Another title"}, "does not belong to the id"),
+        ({"title": "Spiral " * 9}, "must have 5 to 50 characters"),
+        ({"dataset_sources": ["images"]}, "dataset_sources has 'images'"),
+        ({"competition_sources": ["a/b"]}, "competition_sources has 'a/b'"),
+        ({"code_file": ""}, "code_file is missing"),
+    ],
+)
+def test_metadata_that_kaggle_would_refuse_or_misread_is_refused(built, change, message):
+    with pytest.raises(InputError, match=message):
+        metadata.check_kernel(read_metadata(built[1]) | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"licenses": []}, "licenses is missing"),
+        ({"title": "Code"}, "must have 6 to 50"),
+        ({"id": "somebody/Spiral_Arms"}, "no address"),
+    ],
+)
+def test_metadata_of_the_data_set_is_checked(built, change, message):
+    described = json.loads((built[0] / "dataset-metadata.json").read_text())
+    metadata.check_dataset(described)
+    with pytest.raises(InputError, match=message):
+        metadata.check_dataset(described | change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"user": ""}, "KAGGLE_USERNAME"),
+        ({"hours": 12.0}, "hours = 12.0"),
+        ({"profile_name": "gz3"}, "no profile 'gz3'"),
+        ({"user": "some body"}, "no address on Kaggle"),
+    ],
+)
+def test_a_build_is_refused_before_it_begins(tmp_path, arguments, message):
+    settings = {"profile_name": "smoke", "out": tmp_path / "out", "user": "somebody"}
+    with pytest.raises(InputError, match=message):
+        bundle.build(**settings | arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_missing_in_the_project_s_own_environment():
+    assert missing_packages() == []
+
+
+class Kaggle:
+    """A machine of Kaggle: read-only inputs, a working folder, no network, TensorFlow as it is."""
+
+    def __init__(self, folder, built):
+        self.folder, self.input, self.working = folder, folder / "input", folder / "working"
+        self.working.mkdir()
+        shutil.copytree(built[0], self.input / "datasets" / "somebody" / "spiral-arms-code")
+        (folder / "python").mkdir()
+        (folder / "python" / "sitecustomize.py").write_text(NO_NETWORK)
+
+    def run(self, kernel, parameters=""):
+        """Run a kernel's notebook in a session of its own; returns what it printed."""
+        for path in self.input.rglob("*"):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        before = receipts.hash_folder(self.input)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SPIRAL_ARMS")} | {
+            "KAGGLE_INPUT": str(self.input),
+            "KAGGLE_WORKING": str(self.working),
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHONPATH": str(self.folder / "python"),
+        }
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+        (self.folder / "tmp").mkdir()
+        code = read_metadata(kernel)["code_file"]
+        command = [sys.executable, "-m", "papermill", str(kernel / code), "driver.ipynb"]
+        command += ["-k", "python3", "--no-progress-bar", "-y", parameters]
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert receipts.hash_folder(self.input) == before
+        cells = nbformat.read(self.folder / "driver.ipynb", as_version=4).cells
+        return "".join(o.get("text", "") for c in cells for o in c.get("outputs", ()))
+
+
+@pytest.fixture(scope="module")
+def sessions(built, tmp_path_factory):
+    """Two sessions: up to the sample, and from what the first left up to the first training."""
+    kaggle = Kaggle(tmp_path_factory.mktemp("machine"), built)
+    first = kaggle.run(built[2], "until: 01_sample_selection")
+    mounted = kaggle.input / "notebooks" / "somebody" / built[2].name
+    mounted.parent.mkdir(parents=True)
+    shutil.move(kaggle.working / "runs", mounted / "runs")
+    second = kaggle.run(built[2])
+    return kaggle, first, second
+
+
+@pytest.mark.chain
+def test_a_session_runs_the_code_of_the_wheel_and_keeps_results(sessions):
+    kaggle, first, second = sessions
+    assert f"code: {kaggle.folder}/tmp/" in first
+    assert "already done: nothing" in first
+    assert "profile smoke up to 01_sample_selection is complete" in first
+    runs = kaggle.working / "runs" / "smoke"
+    source = json.loads((kaggle.folder / "tmp" / "spiral-arms" / receipts.SOURCE).read_text())
+    assert len(source["commit"]) == 40
+    for step in ("00_mock_survey", "01_sample_selection", "02_preprocessing", "03_train_b0"):
+        assert receipts.verify(runs / step) == []
+        assert receipts.read(runs / step)["git"] == source
+    assert {p.name for p in kaggle.working.iterdir()} == {"runs"}
+
+
+@pytest.mark.chain
+def test_the_next_session_does_only_the_rest(sessions):
+    _, first, second = sessions
+    assert "already done: 00_mock_survey, 01_sample_selection" in second
+    assert "00_mock_survey done" in first and "00_mock_survey done" not in second
+    assert "03_train_b0 done" in second
+
+
+@pytest.mark.chain
+def test_the_same_seed_gives_the_same_numbers_elsewhere(sessions, smoke):
+    kaggle, *_ = sessions
+    for step in ("00_mock_survey", "01_sample_selection", "02_preprocessing", "03_train_b0"):
+        here, there = smoke[1] / step, kaggle.working / "runs" / "smoke" / step
+        assert numbers(here) == numbers(there)
+
+
+@pytest.mark.chain
+def test_another_seed_gives_other_numbers(sessions, monkeypatch):
+    kaggle, *_ = sessions
+    run = kaggle.working / "runs" / "smoke"
+    settings = profiles.load("smoke").overrides["03_train_b0"]
+    settings = {**settings, "run_dir": str(run), "output": "03_other_seed", "seed": 7}
+    other = numbers(steps.run("03_train_b0", settings))
+    same = numbers(run / "03_train_b0")
+    for name in ("predictions.parquet", "validation_probabilities.npy", "weights", "history.csv"):
+        assert other[name] != same[name], name
+
+
+def numbers(folder):
+    """Hashes of a step's results, without pictures, notebook and log.
+
+    Two files hold more than numbers: the time that each epoch took, and the date of a zip archive.
+    """
+    result = {
+        name: value
+        for name, value in receipts.read(folder)["outputs"].items()
+        if not name.endswith((".png", ".ipynb", "log.txt"))
+    }
+    if "model.keras" in result:
+        del result["model.keras"]
+        result["weights"] = json.loads((folder / "model.json").read_text())["weights_sha256"]
+        history = pd.read_csv(folder / "history.csv").drop(columns="seconds")
+        result["history.csv"] = history.to_csv()
+    return result
+
+
+def test_code_of_another_build_is_refused(built, tmp_path):
+    kaggle = Kaggle(tmp_path, built)
+    with pytest.raises(AssertionError, match="is not attached"):
+        kaggle.run(built[1], f"wheel_sha256: '{'0' * 64}'")
+
+
+# Small notebooks for the rest: what they do does not matter, only when and where.
+NOTEBOOK = """# %% tags=["parameters"]
+run_dir = "runs/mock"
+output = "{name}"
+seconds = 0
+
+# %%
+import os, time
+from lib import paths
+out = paths.output_folder(run_dir, output)
+(out / "gpu.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+(out / "start.txt").write_text(str(time.time()))
+print("epoch 1", flush=True)
+time.sleep(seconds)
+(out / "end.txt").write_text(str(time.time()))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A project root with two small trainings."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    for name in ("03_train_b0", "04_train_v2m"):
+        (tmp_path / "notebooks" / f"{name}.py").write_text(NOTEBOOK.format(name=name))
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    profiles.default_parameters.cache_clear()
+    yield tmp_path
+    profiles.default_parameters.cache_clear()
+
+
+def load(root, **content):
+    path = root / "notebooks" / "profiles" / "mock.yaml"
+    path.write_text(yaml.safe_dump({"description": "a test", **content}))
+    return profiles.load("mock")
+
+
+@pytest.mark.chain
+def test_two_trainings_run_side_by_side_each_on_its_gpu(checkout, monkeypatch):
+    fake = checkout / "bin" / "nvidia-smi"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho 'GPU 0: Tesla T4'\necho 'GPU 1: Tesla T4'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    profile = load(checkout, steps=["03_train_b0", "04_train_v2m"], all={"seconds": 10})
+    assert session.run_chain(profile)
+    folders = [checkout / "runs" / "mock" / step for step in profile.steps]
+    assert {(f / "gpu.txt").read_text() for f in folders} == {"0", "1"}
+    assert {receipts.read(f)["cuda_visible_devices"] for f in folders} == {"0", "1"}
+    starts, ends = (
+        [float((f / name).read_text()) for f in folders] for name in ("start.txt", "end.txt")
+    )
+    assert max(starts) < min(ends), "one training waited for the other"
+
+
+@pytest.mark.chain
+def test_a_session_stops_in_time_and_leaves_what_the_next_one_needs(checkout, capfd):
+    profile = load(checkout, steps=["03_train_b0"], all={"seconds": 300})
+    began = time.time()
+    assert not session.run_chain(profile, hours=20 / 3600)
+    assert time.time() - began < 60
+    assert "stopped after" in capfd.readouterr().out
+    table = session.progress(profile).set_index("step")
+    assert table.loc["03_train_b0", ["state", "last line"]].tolist() == ["begun", "epoch 1"]
+    own = [p for p in psutil.process_iter(["cmdline"]) if str(checkout) in str(p.info["cmdline"])]
+    assert not own, "a process of the session is still there"
+
+
+@pytest.mark.chain
+def test_a_failed_step_is_an_error(checkout):
+    profile = load(checkout, steps=["03_train_b0"], all={"seconds": -1})
+    with pytest.raises(steps.StepError, match="profile mock is not complete"):
+        session.run_chain(profile)
+
+
+@pytest.mark.chain
+def test_only_whole_and_fitting_results_are_taken_over(checkout, tmp_path, monkeypatch):
+    profile = load(checkout, steps=["03_train_b0", "04_train_v2m"])
+    for step in profile.steps:
+        steps.run(step, profile.overrides[step])
+    attached = tmp_path / "input" / "earlier-kernel" / "runs"
+    attached.parent.mkdir(parents=True)
+    shutil.move(checkout / "runs", attached)
+    (attached / "mock" / "02_preprocessing.partial").mkdir()
+    (attached / "mock" / "04_train_v2m" / "gpu.txt").write_text("changed")
+    monkeypatch.setenv("KAGGLE_INPUT", str(tmp_path / "input"))
+
+    assert session.restore(profile) == ["03_train_b0"]
+    run = checkout / "runs" / "mock"
+    assert {p.name for p in run.iterdir()} == {"03_train_b0", "02_preprocessing.partial"}
+    assert receipts.verify(run / "03_train_b0") == []
+    changed = load(checkout, steps=["03_train_b0"], all={"seconds": 1})
+    assert session.restore(changed) == []
+    assert not (run / "03_train_b0").exists()
