@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,3 +89,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed processes left half-written in a folder with `atomic`.
+
+    Only to be called when nobody writes there.
+    """
+    for path in Path(folder).rglob(".*"):
+        if re.fullmatch(r"\.\d+\..+", path.name):
+            path.unlink()

@@ -39,7 +39,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import profiles, receipts
-from lib.paths import atomic, project_root, resolve
+from lib.paths import atomic, project_root, remove_unfinished, resolve
 from lib.schema import InputError
 
 FINGERPRINT = "fingerprint.json"
@@ -181,7 +181,9 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
         same = json.loads((staging / FINGERPRINT).read_text()) == mark
     except (FileNotFoundError, json.JSONDecodeError):
         same = False
-    if not same:
+    if same:
+        remove_unfinished(staging)
+    else:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         with atomic(staging / FINGERPRINT) as temporary:

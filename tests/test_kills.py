@@ -1,0 +1,346 @@
+"""SIGKILL of the kernel, the step, Snakemake and the chain, at moments that would hurt."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+from lib import images, profiles, receipts, steps
+from lib.schema import InputError
+
+pytestmark = pytest.mark.chain
+
+WORK = ["cache", "epoch 1", "epoch 2", "epoch 3", "epoch 4", "weights"]
+LIMIT = 120  # seconds that anything may take on a busy machine
+
+HEADER = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+"""
+FIRST = """# %% tags=["parameters"]
+run_dir = "runs/mock"
+output = "01_sample_selection"
+
+# %%
+from lib import paths
+out = paths.output_folder(run_dir, output)
+(out / "sample.txt").write_text("1 2 3")
+"""
+
+# A cache, four epochs and weights, each kept when whole, and a journal of the work really done.
+SECOND = """# %% tags=["parameters"]
+run_dir = "runs/mock"
+output = "02_preprocessing"
+
+# %%
+import ctypes, json, os, time
+from lib import paths
+out = paths.output_folder(run_dir, output)
+root = paths.project_root()
+
+def journal(line):
+    with open(root / "journal.txt", "a") as file:
+        file.write(line + "\\n")
+
+def reach(moment):
+    if os.environ.get("STOP_AT") == moment:
+        (root / "reached").write_text(str(os.getpid()))
+        if moment == "deaf":  # a C function that keeps the interpreter's lock
+            ctypes.PyDLL(None).sleep(8)
+        time.sleep(600)
+
+journal(f"start {os.getpid()}")
+reach("deaf")
+
+# %%
+if not (out / "cache.bin").exists():
+    with paths.atomic(out / "cache.bin") as file:
+        file.write_bytes(b"half")
+        reach("cache")
+        file.write_bytes(b"half and half")
+    journal("cache")
+
+# %%
+state = json.loads((out / "state.json").read_text()) if (out / "state.json").exists() else [1]
+while len(state) < 5:
+    if len(state) == 3:
+        reach("epoch")
+    state.append(3 * state[-1] + len(state))
+    with paths.atomic(out / "state.json") as file:
+        file.write_text(json.dumps(state))
+    journal(f"epoch {len(state) - 1}")
+
+# %%
+with paths.atomic(out / "weights.bin") as file:
+    file.write_text(str(state[-1])[:1])
+    reach("weights")
+    file.write_text(str(state[-1]))
+journal("weights")
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A project root with a chain of two small notebooks."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "journal.txt").touch()
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    steps = {"01_sample_selection": FIRST, "02_preprocessing": SECOND}
+    for name, text in steps.items():
+        (tmp_path / "notebooks" / f"{name}.py").write_text(HEADER + text)
+    write_profile(tmp_path, {"steps": list(steps)})
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
+    profiles.default_parameters.cache_clear()
+    yield tmp_path
+    profiles.default_parameters.cache_clear()
+
+
+def write_profile(root, content):
+    path = root / "notebooks" / "profiles" / "mock.yaml"
+    path.write_text(yaml.safe_dump({"description": "a test", **content}))
+
+
+def start(root, *command, stop_at=""):
+    """Start ``python`` with a command in a checkout; its output goes to ``printed.txt``."""
+    environment = {
+        **os.environ,
+        "SPIRAL_ARMS_ROOT": str(root),
+        "PYTHONPATH": str(ROOT),
+        "STOP_AT": stop_at,
+    }
+    with open(root / "printed.txt", "w") as printed:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+        )
+
+
+def start_chain(root, stop_at=""):
+    return start(root, "-m", "lib.steps", "chain", "--profile", "mock", stop_at=stop_at)
+
+
+def finish(root, process):
+    code = process.wait(LIMIT)
+    assert code == 0, (root / "printed.txt").read_text()
+
+
+def wait_for(condition, root, process):
+    deadline = time.time() + LIMIT
+    while not condition():
+        assert time.time() < deadline and process.poll() is None, (root / "printed.txt").read_text()
+        time.sleep(0.05)
+
+
+def wait_until_reached(root, process):
+    """Wait until a notebook stands at its `STOP_AT`; returns its kernel."""
+    wait_for(lambda: (root / "reached").exists() and (root / "reached").read_text(), root, process)
+    kernel = psutil.Process(int((root / "reached").read_text()))
+    (root / "reached").unlink()
+    return kernel
+
+
+def kill(top, victim, kernel):
+    """SIGKILL one process of a chain; all of the others must then end by themselves."""
+    processes = [psutil.Process(top.pid), *psutil.Process(top.pid).children(recursive=True)]
+    if victim == "kernel":
+        chosen = kernel
+    elif victim == "chain":
+        chosen = processes[0]
+    else:
+        module = {"snakemake": "snakemake", "step": "lib.steps"}[victim]
+        (chosen,) = [p for p in processes[1:] if p.cmdline()[1:3] == ["-m", module]]
+    chosen.send_signal(signal.SIGKILL)
+    assert top.wait(LIMIT) != 0
+    _, alive = psutil.wait_procs([*processes[1:], kernel], timeout=30)
+    assert not alive, f"still running after the {victim} was killed: {alive}"
+
+
+def journal(root):
+    lines = (root / "journal.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("start")]
+
+
+def test_whatever_is_killed_nothing_half_written_counts_and_only_the_rest_is_done(checkout):
+    first = checkout / "runs" / "mock" / "01_sample_selection" / receipts.NAME
+    second = checkout / "runs" / "mock" / "02_preprocessing"
+    staging = second.with_name(second.name + ".partial")
+    first_done = []
+    for moment, victim, whole, half in (
+        ("cache", "kernel", set(), "cache.bin"),
+        ("epoch", "step", {"cache.bin", "state.json"}, "weights.bin"),
+        ("epoch", "chain", {"cache.bin", "state.json"}, "weights.bin"),
+        ("weights", "snakemake", {"cache.bin", "state.json"}, "weights.bin"),
+    ):
+        run = start_chain(checkout, moment)
+        kill(run, victim, wait_until_reached(checkout, run))
+        # Snakemake makes an empty folder, which it leaves when it is killed itself
+        assert not list(second.glob("*")), (moment, victim)
+        files = {p.name for p in staging.iterdir()}
+        assert whole <= files and half not in files, (moment, victim)
+        assert receipts.NAME not in files
+        first_done.append(first.stat().st_mtime_ns)
+
+    finish(checkout, start_chain(checkout))
+    assert {p.name for p in second.iterdir()} == {
+        *("cache.bin", "state.json", "weights.bin"),
+        *("log.txt", "02_preprocessing.ipynb", receipts.NAME),
+    }
+    assert (second / "cache.bin").read_text() == "half and half"
+    assert json.loads((second / "state.json").read_text()) == [1, 4, 14, 45, 139]
+    assert (second / "weights.bin").read_text() == "139"
+    assert receipts.verify(second) == [] and not staging.exists()
+    notebook = nbformat.read(second / f"{second.name}.ipynb", as_version=4)
+    assert all(c.execution_count for c in notebook.cells if c.cell_type == "code")
+    assert journal(checkout) == WORK, "work was done twice, or left out"
+    assert {*first_done, first.stat().st_mtime_ns} == set(first_done[:1])
+
+
+# The runner of a step, made to stand still in the middle of what it writes.
+RUNNER = """
+import os, time
+from pathlib import Path
+import papermill.iorw
+from lib import paths, steps
+
+root = paths.project_root()
+write, replace = papermill.iorw.LocalHandler.write, os.replace
+
+def stop():
+    (root / "reached").write_text(str(os.getpid()))
+    time.sleep(600)
+
+def write_half(self, text, path):
+    if "weights" in (root / "journal.txt").read_text():
+        Path(path).write_text(text[: len(text) // 2])
+        stop()
+    write(self, text, path)
+
+def replace_not(source, target):
+    if str(target).endswith("MOMENT"):
+        stop()
+    replace(source, target)
+
+if "MOMENT" == "notebook":
+    papermill.iorw.LocalHandler.write = write_half
+else:
+    os.replace = replace_not
+steps.run("02_preprocessing", {})
+"""
+RUN = "from lib import steps; steps.run('02_preprocessing', {})"
+
+
+@pytest.mark.parametrize(
+    ("moment", "again"),
+    [("notebook", ["weights"]), (receipts.NAME, WORK), ("/02_preprocessing", [])],
+    ids=["writing the notebook", "writing the receipt", "putting the result in place"],
+)
+def test_a_runner_killed_near_its_end_leaves_nothing_that_counts(checkout, moment, again):
+    folder = checkout / "runs" / "mock" / "02_preprocessing"
+    run = start(checkout, "-c", RUNNER.replace("MOMENT", moment))
+    wait_until_reached(checkout, run)
+    run.kill()
+    run.wait(LIMIT)
+    assert journal(checkout) == WORK
+    assert not folder.exists()
+    finish(checkout, start(checkout, "-c", RUN))
+    assert journal(checkout) == WORK + again
+    assert receipts.verify(folder) == []
+    assert (folder / "weights.bin").read_text() == "139"
+    nbformat.validate(nbformat.read(folder / "02_preprocessing.ipynb", as_version=4))
+    assert not folder.with_name("02_preprocessing.partial").exists()
+
+
+def test_a_rerun_waits_for_a_kernel_that_is_deaf_to_its_runner_s_end(checkout):
+    run = start(checkout, "-c", RUN, stop_at="deaf")
+    orphan = wait_until_reached(checkout, run)
+    run.kill()
+    run.wait(LIMIT)
+    rerun = start(checkout, "-c", RUN)
+    journal_file = checkout / "journal.txt"
+    wait_for(lambda: journal_file.read_text().count("start") == 2, checkout, rerun)
+    assert not orphan.is_running()
+    finish(checkout, rerun)
+    assert journal(checkout) == WORK
+
+
+def test_two_runs_of_one_step_do_not_share_a_folder(checkout, monkeypatch):
+    monkeypatch.setattr(steps, "PATIENCE", 0)
+    run = start(checkout, "-c", RUN, stop_at="epoch")
+    wait_until_reached(checkout, run)
+    with pytest.raises(InputError, match="another run of 02_preprocessing is under way"):
+        steps.run("02_preprocessing", {})
+    run.kill()
+    run.wait(LIMIT)
+
+
+@pytest.fixture
+def training_checkout(tmp_path):
+    """Notebook 03 with 64 galaxies of random pixels to train on, small and for three epochs."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks" / "03_train_b0.py", tmp_path / "notebooks")
+    rng = np.random.default_rng(3)
+    folder = tmp_path / "runs" / "mock"
+    (folder / "survey").mkdir(parents=True)
+    sample = pd.DataFrame({"galaxy_id": np.arange(64), "label": ["1", "2", "3", "4"] * 16})
+    sample["image_path"] = [f"survey/{i}.png" for i in sample["galaxy_id"]]
+    for path in sample["image_path"]:
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / path)
+    for step in ("01_sample_selection", "02_preprocessing"):
+        (folder / step).mkdir()
+    sample.to_parquet(folder / "01_sample_selection" / "sample.parquet")
+    images.write_cache(sample, folder, folder / "02_preprocessing", crop=32, size=32)
+    write_profile(tmp_path, {"steps": ["03_train_b0"], "03_train_b0": TRAINING})
+    return tmp_path
+
+
+TRAINING = {"allow_empty": True, "crop": 32, "epochs": 3, "feature_views": 0, "dense_units": 8}
+
+
+def train(root):
+    return start(root, "-m", "lib.steps", "run", "03_train_b0", "--profile", "mock")
+
+
+def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(training_checkout):
+    root = training_checkout
+    folder = root / "runs" / "mock" / "03_train_b0"
+    finish(root, train(root))
+    straight = folder.rename(folder.with_name("straight"))
+
+    run = train(root)
+    wait_for(lambda: "epoch 1/3" in (root / "printed.txt").read_text(), root, run)
+    (kernel,) = psutil.Process(run.pid).children()
+    kernel.kill()
+    assert run.wait(LIMIT) == 1
+    assert "kernel died" in (root / "printed.txt").read_text()
+    assert not folder.exists()
+
+    finish(root, train(root))
+    assert "going on after epoch" in (root / "printed.txt").read_text()
+    assert receipts.verify(folder) == []
+    settings = [json.loads((f / "model.json").read_text()) for f in (straight, folder)]
+    assert settings[0] == settings[1]
+    history = [pd.read_csv(f / "history.csv").drop(columns="seconds") for f in (straight, folder)]
+    pd.testing.assert_frame_equal(*history, check_exact=True)
+    for name in ("predictions.parquet", "metrics.json", "validation_probabilities.npy"):
+        assert receipts.sha256(straight / name) == receipts.sha256(folder / name), name
