@@ -126,7 +126,7 @@ def central_crop(images: np.ndarray, crop: int) -> np.ndarray:
 
 
 def bin_pixels(image: np.ndarray, binning: int) -> np.ndarray:
-    """Mean of `binning` x `binning` pixels, rounded: uint8 (height, width, channels) to a smaller one.
+    """Mean of `binning` x `binning` pixels of (height, width, channels), rounded to uint8.
 
     >>> bin_pixels(np.array([[[0], [2]], [[4], [6]]], np.uint8), 2)
     array([[[3]]], dtype=uint8)

@@ -101,5 +101,7 @@ def test_profiles_are_valid(name):
     assert profile.description and set(profile.steps).isdisjoint(profile.skipped)
 
 
-def test_every_notebook_default_is_the_mock_profile():
-    assert not any(profiles.load("mock").overrides.values())
+def test_every_notebook_default_is_the_mock_profile_but_for_v2m():
+    """Notebook 04's defaults are the paper's V2M, which the embedded run cannot afford."""
+    overrides = profiles.load("mock").overrides
+    assert [step for step, changed in overrides.items() if changed] == ["04_train_v2m"]
