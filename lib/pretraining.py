@@ -1,0 +1,396 @@
+"""Pre-train a backbone on simulated galaxies, in Zoobot's manner: all questions from vote counts.
+
+The network gives the concentrations of one Dirichlet distribution per question of the GZ2 tree, and
+learns by the likelihood of the votes (Dirichlet-multinomial; Walmsley et al. 2022, Sec. 4.2,
+doi:10.1093/mnras/stab2093). Galaxies are simulated while it trains and are never shown twice, so
+that nothing can be memorised.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from sklearn import metrics
+
+from lib.paths import atomic
+from lib.schema import ARM_CLASSES, InputError
+from lib.surveys.mock.galaxies import draw_galaxies
+from lib.surveys.mock.render import render
+from lib.surveys.mock.votes import QUESTIONS, answer_probabilities, draw_counts
+
+SAVE_EVERY = 8
+"""Chunks after which the state of the training is saved."""
+
+ANSWERS_ASKED = tuple(part.stop - part.start for part in QUESTIONS.values())
+"""Answers per question, in tree order."""
+
+ARMS = slice(37 - 6, 37)
+"""Answers of T11 (number of arms) in the tree."""
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What the simulated galaxies are like while the network learns.
+
+    Attributes
+    ----------
+    galaxies : int
+        Simulated galaxies in all.
+    easy : float
+        Part of the training in which the share of easy galaxies (high contrast, smooth arms, low
+        inclination) falls from 1 to 0; without it the rarer arm numbers are not learnt for long.
+    spiral_fraction : float
+        Share of spirals.
+    binning : int
+        Pixels of a GZ2 cut-out per pixel of the network's input, along each side.
+    """
+
+    galaxies: int = 1_000_000
+    easy: float = 0.3
+    spiral_fraction: float = 0.8
+    binning: int = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A pre-training run: network, optimizer and curriculum.
+
+    Attributes
+    ----------
+    backbone : str
+        A backbone of `lib.models.BACKBONES`.
+    channels : int
+        1 (grey, the mean of the channels) or 3.
+    size : int
+        Side of the input in pixels.
+    chunk : int
+        Galaxies simulated at a time.
+    batch_size : int
+    learning_rate : float
+        Highest rate of AdamW, after a warm-up over 2 % of the steps; it falls as a cosine to 0.
+    weight_decay : float
+    average : float
+        Momentum of the running mean of the weights, which is what is kept.
+    seed : int
+    curriculum : Curriculum
+    """
+
+    backbone: str = "EfficientNetB0"
+    channels: int = 1
+    size: int = 72
+    chunk: int = 1024
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    average: float = 0.998
+    seed: int = 0
+    curriculum: Curriculum = Curriculum()
+
+    def __post_init__(self):
+        if self.channels not in (1, 3):
+            raise InputError(f"channels = {self.channels}: choose 1 (grey) or 3 (colour)")
+        if self.chunk % self.batch_size:
+            raise InputError(f"batch_size = {self.batch_size} must divide chunk = {self.chunk}")
+        if self.curriculum.galaxies < self.chunk:
+            raise InputError(
+                f"galaxies = {self.curriculum.galaxies}: give at least a chunk of {self.chunk}"
+            )
+
+
+def simulate(
+    seed: int, n: int, *, size: int, channels: int, curriculum: Curriculum, progress: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Galaxies for one stage of the training, varied in what a simulation gets wrong.
+
+    Parameters
+    ----------
+    seed : int
+        One seed gives one chunk.
+    n : int
+    size : int
+        Side of the images in pixels.
+    channels : int
+        1 (grey) or 3.
+    curriculum : Curriculum
+    progress : float
+        Part of the training that is over, in [0, 1].
+
+    Returns
+    -------
+    images : ndarray of uint8, (n, size, size, channels)
+    counts : ndarray of float32, (n, 37)
+        Votes in the order of the tree.
+    """
+    rng = np.random.default_rng([seed, 11])
+    truth = draw_galaxies(
+        rng, n, spiral_fraction=curriculum.spiral_fraction, frequencies="enriched"
+    )
+    share = max(0.0, 1 - progress / curriculum.easy) if curriculum.easy else 0.0
+    truth = _ease(truth, rng.random(n) < share)
+    counts = draw_counts(rng, answer_probabilities(truth))
+    images = np.empty((n, size, size, channels), np.uint8)
+    for k, galaxy in enumerate(truth.itertuples(index=False)):
+        zoom = rng.uniform(0.85, 1.15)
+        image = render(galaxy, size, field=zoom * size * curriculum.binning * 0.02)
+        images[k] = _vary(image.astype(np.float32), rng, channels)
+    return images, counts.astype(np.float32)
+
+
+def _ease(truth: pd.DataFrame, easy: np.ndarray) -> pd.DataFrame:
+    """Galaxies marked `easy` get strong, regular arms, seen almost from above."""
+    truth = truth.copy()
+    armed = easy & (truth["n_arms"] > 0).to_numpy()
+    truth.loc[armed, "arm_contrast"] = truth.loc[armed, "arm_contrast"].clip(lower=1.2)
+    for column, factor in (("flocculence", 0.3), ("arm_inequality", 0.4), ("inclination", 0.5)):
+        truth.loc[armed, column] *= factor
+    return truth
+
+
+def _vary(image: np.ndarray, rng: np.random.Generator, channels: int) -> np.ndarray:
+    """Blur, brightness, contrast and noise beyond those simulated: uint8 (size, size, channels)."""
+    if channels == 1:
+        image = image.mean(axis=-1, keepdims=True)
+    if rng.random() < 0.5:
+        width = rng.uniform(0.2, 1.0)
+        image = ndimage.gaussian_filter(image, (width, width, 0))
+    image = 255 * (image / 255) ** rng.uniform(0.75, 1.3) * rng.uniform(0.8, 1.25)
+    image += rng.normal(0, rng.uniform(0, 6), image.shape) + rng.uniform(-4, 6)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def dirichlet_multinomial_loss(counts, concentrations):
+    """Negative log-likelihood of votes, summed over the questions of the tree.
+
+    Parameters
+    ----------
+    counts : tensor of float32, (batch, 37)
+        Votes; a question nobody was asked adds nothing.
+    concentrations : tensor of float32, (batch, 37)
+        Of one Dirichlet distribution per question, positive.
+
+    Returns
+    -------
+    tensor of float32, (batch,)
+    """
+    import tensorflow as tf
+
+    loss = 0.0
+    for k, a in zip(tf.split(counts, ANSWERS_ASKED, 1), tf.split(concentrations, ANSWERS_ASKED, 1)):
+        n, total = tf.reduce_sum(k, 1), tf.reduce_sum(a, 1)
+        loss += (
+            tf.math.lgamma(n + total)
+            - tf.math.lgamma(total)
+            - tf.math.lgamma(n + 1)
+            + tf.reduce_sum(
+                tf.math.lgamma(k + 1) + tf.math.lgamma(a) - tf.math.lgamma(k + a), axis=1
+            )
+        )
+    return loss
+
+
+def build(settings: Settings):
+    """Backbone, and the network that gives concentrations in [1, 101] from its pooled features."""
+    import keras
+
+    from lib import weights
+
+    keras.utils.set_random_seed(settings.seed)
+    inputs = keras.Input((settings.size, settings.size, settings.channels))
+    backbone = weights.build(settings.backbone, inputs)
+    features = keras.layers.GlobalAveragePooling2D()(backbone.output)
+    votes = keras.layers.Dense(sum(ANSWERS_ASKED), activation="sigmoid")(features)
+    return backbone, keras.Model(backbone.inputs[0], 1 + 100 * votes)
+
+
+def score(network, images: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """Loss on held-out simulations, and how well the arm number with most votes is found.
+
+    Galaxies whose arm question got at least 10 votes count for the arm scores.
+    """
+    concentrations = network.predict(images, batch_size=128, verbose=0)
+    asked = counts[:, ARMS].sum(axis=1) >= 10
+    label = counts[asked, ARMS].argmax(axis=1)
+    found = concentrations[asked, ARMS].argmax(axis=1)
+    recall = metrics.recall_score(
+        label, found, labels=range(len(ARM_CLASSES)), average=None, zero_division=0
+    )
+    return {
+        "loss": float(dirichlet_multinomial_loss(counts, concentrations).numpy().mean()),
+        "accuracy": float((label == found).mean()),
+        "macro_f1": float(metrics.f1_score(label, found, average="macro", zero_division=0)),
+        **{f"recall_{c}": float(r) for c, r in zip(ARM_CLASSES, recall)},
+    }
+
+
+def pretrain(settings: Settings, folder: str | Path):
+    """Train a backbone on fresh simulations; go on where an earlier call was stopped.
+
+    Parameters
+    ----------
+    settings : Settings
+    folder : path
+        Gets ``state.npz`` and ``curve.csv`` every `SAVE_EVERY` chunks, and at the end
+        ``backbone.weights.h5`` with the averaged weights.
+
+    Returns
+    -------
+    curve : DataFrame
+        One row per save: `galaxies`, `train_loss`, `seconds`, and the scores on held-out
+        simulations (see `score`) of the averaged weights.
+    backbone : keras.Model
+        With the averaged weights.
+
+    Raises
+    ------
+    InputError
+        If the folder holds the state of another run.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone, network = build(settings)
+    optimizer = _optimizer(settings)
+    optimizer.build(network.trainable_variables)
+    done, curve = _resume(folder, settings, network, optimizer)
+    n_chunks = settings.curriculum.galaxies // settings.chunk
+    step = _step(network, optimizer)
+    held_out = _draw(settings, 2**31 + settings.seed, 2 * settings.chunk, progress=1.0)
+    losses, start = [], time.time()
+    for chunk, (images, counts) in _stream(settings, done, n_chunks):
+        for first in range(0, settings.chunk, settings.batch_size):
+            part = slice(first, first + settings.batch_size)
+            losses.append(float(step(images[part], counts[part])))
+        last = chunk + 1 == n_chunks
+        if not last and (chunk + 1) % SAVE_EVERY:
+            continue
+        own = _swap_in_average(network, optimizer)
+        row = {"galaxies": (chunk + 1) * settings.chunk, "train_loss": float(np.mean(losses))}
+        curve.append({**row, **score(network, *held_out), "seconds": time.time() - start})
+        print(
+            f"{row['galaxies']:,} galaxies: loss {row['train_loss']:.3f}, held out "
+            f"{curve[-1]['loss']:.3f}, arms macro-F1 {curve[-1]['macro_f1']:.3f}",
+            flush=True,
+        )
+        if not last:
+            for variable, value in zip(network.trainable_variables, own):
+                variable.assign(value)
+            _save(folder, settings, network, optimizer, chunk + 1, curve)
+            losses, start = [], time.time()
+    with atomic(folder / "curve.csv") as temporary:
+        pd.DataFrame(curve).to_csv(temporary, index=False)
+    with atomic(folder / "backbone.weights.h5") as temporary:
+        backbone.save_weights(temporary)
+    return pd.DataFrame(curve), backbone
+
+
+def _draw(settings: Settings, seed: int, n: int, progress: float):
+    """`simulate` with a run's settings."""
+    return simulate(
+        seed,
+        n,
+        size=settings.size,
+        channels=settings.channels,
+        curriculum=settings.curriculum,
+        progress=progress,
+    )
+
+
+def _stream(settings: Settings, done: int, n_chunks: int) -> Iterator:
+    """Chunks that are left, (number, (images, counts)), simulated ahead in a process beside."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        waiting: dict = {}
+        for chunk in range(done, n_chunks):
+            for ahead in range(chunk, min(chunk + 3, n_chunks)):
+                if ahead not in waiting:
+                    seed = settings.seed * 10**6 + ahead
+                    waiting[ahead] = pool.submit(
+                        _draw, settings, seed, settings.chunk, ahead / n_chunks
+                    )
+            yield chunk, waiting.pop(chunk).result()
+
+
+def _optimizer(settings: Settings):
+    """AdamW with warm-up, cosine decay and a running mean of the weights."""
+    import keras
+
+    steps = settings.curriculum.galaxies // settings.batch_size
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate / 100,
+        decay_steps=int(0.98 * steps),
+        warmup_target=settings.learning_rate,
+        warmup_steps=max(1, int(0.02 * steps)),
+    )
+    return keras.optimizers.AdamW(
+        rate,
+        weight_decay=settings.weight_decay,
+        global_clipnorm=5.0,
+        use_ema=True,
+        ema_momentum=settings.average,
+    )
+
+
+def _step(network, optimizer):
+    """One compiled training step: (images, counts) -> mean loss."""
+    import tensorflow as tf
+
+    @tf.function(jit_compile=False)
+    def step(images, counts):
+        with tf.GradientTape() as tape:
+            concentrations = network(tf.cast(images, tf.float32), training=True)
+            loss = tf.reduce_mean(dirichlet_multinomial_loss(counts, concentrations))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply(gradients, network.trainable_variables)
+        return loss
+
+    return step
+
+
+def _swap_in_average(network, optimizer) -> list[np.ndarray]:
+    """Give the network the running mean of its weights; returns its own."""
+    own = [v.numpy() for v in network.trainable_variables]
+    for variable, average in zip(
+        network.trainable_variables, optimizer._model_variables_moving_average
+    ):
+        variable.assign(average)
+    return own
+
+
+def _mark(settings: Settings) -> str:
+    return json.dumps(asdict(settings), sort_keys=True)
+
+
+def _save(folder: Path, settings: Settings, network, optimizer, chunk: int, curve: list) -> None:
+    """State of the training, whole or not at all."""
+    arrays = {f"network_{k}": v.numpy() for k, v in enumerate(network.variables)}
+    arrays |= {f"optimizer_{k}": v.numpy() for k, v in enumerate(optimizer.variables)}
+    with atomic(folder / "state.npz") as temporary:
+        np.savez(
+            temporary, settings=_mark(settings), chunk=chunk, curve=json.dumps(curve), **arrays
+        )
+    with atomic(folder / "curve.csv") as temporary:
+        pd.DataFrame(curve).to_csv(temporary, index=False)
+
+
+def _resume(folder: Path, settings: Settings, network, optimizer) -> tuple[int, list]:
+    """Chunks already trained on and the curve so far; (0, []) in an empty folder."""
+    path = folder / "state.npz"
+    if not path.exists():
+        return 0, []
+    with np.load(path) as state:
+        if str(state["settings"]) != _mark(settings):
+            raise InputError(
+                f"{path} belongs to a pre-training with other settings: remove it to start anew, "
+                "or choose another folder"
+            )
+        for kind, variables in (("network", network.variables), ("optimizer", optimizer.variables)):
+            for k, variable in enumerate(variables):
+                variable.assign(state[f"{kind}_{k}"])
+        return int(state["chunk"]), json.loads(str(state["curve"]))

@@ -1,0 +1,123 @@
+"""Tests of lib.pretraining: the loss against closed forms, the curriculum, and its resumption."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import special
+
+from lib import pretraining
+from lib.pretraining import Curriculum, Settings
+from lib.schema import InputError
+
+TINY = Settings(
+    backbone="EfficientNetV2B0",
+    channels=3,
+    size=32,
+    chunk=8,
+    batch_size=8,
+    curriculum=Curriculum(galaxies=32, easy=0.5),
+)
+
+
+def test_loss_of_a_flat_dirichlet_counts_the_possible_votes():
+    # With all concentrations 1, every vector of k answers to n votes is equally likely: their
+    # number is C(n + k - 1, k - 1).
+    counts = np.zeros((2, 37), np.float32)
+    counts[0, :3] = 5, 2, 1
+    counts[1, :3] = 0, 0, 8
+    counts[1, -6:] = 1, 1, 1, 1, 1, 1
+    loss = pretraining.dirichlet_multinomial_loss(counts, np.ones((2, 37), np.float32)).numpy()
+    first = np.log(special.binom(8 + 2, 2))
+    np.testing.assert_allclose(loss, [first, first + np.log(special.binom(6 + 5, 5))], rtol=1e-5)
+
+
+def test_loss_of_two_answers_is_the_beta_binomial():
+    from scipy import stats
+
+    counts = np.zeros((1, 37), np.float32)
+    counts[0, 3:5] = 7, 13
+    alpha = np.full((1, 37), 2.0, np.float32)
+    alpha[0, 3:5] = 3.5, 9.0
+    loss = pretraining.dirichlet_multinomial_loss(counts, alpha).numpy()
+    np.testing.assert_allclose(loss, -stats.betabinom(20, 3.5, 9.0).logpmf(7), rtol=1e-5)
+
+
+def test_simulations_are_seeded_and_shaped():
+    draw = dict(size=40, channels=1, curriculum=Curriculum(), progress=0.2)
+    images, counts = pretraining.simulate(5, 6, **draw)
+    assert images.shape == (6, 40, 40, 1) and images.dtype == np.uint8
+    assert counts.shape == (6, 37) and (counts[:, :3].sum(axis=1) >= 25).all()
+    again, _ = pretraining.simulate(5, 6, **draw)
+    other, _ = pretraining.simulate(6, 6, **draw)
+    assert (images == again).all() and (images != other).any()
+
+
+def test_easy_galaxies_come_first():
+    curriculum = Curriculum(easy=0.5, spiral_fraction=1.0)
+    asked = []
+    for progress in (0.0, 1.0):
+        _, counts = pretraining.simulate(
+            3, 200, size=32, channels=1, curriculum=curriculum, progress=progress
+        )
+        arms = counts[:, pretraining.ARMS]
+        asked.append((arms[:, -1] / np.maximum(arms.sum(axis=1), 1)).mean())
+    assert asked[0] < asked[1], "can't tell must be said less often of easy galaxies"
+
+
+def small_network(settings):
+    """Stands in for `build`: normalisation, dropout and votes as there, but quick to trace."""
+    keras.utils.set_random_seed(settings.seed)
+    inputs = keras.Input((settings.size, settings.size, settings.channels))
+    x = keras.layers.Conv2D(4, 3, strides=4)(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization()(x))
+    votes = keras.layers.Dense(37, activation="sigmoid")(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x), keras.Model(inputs, 1 + 100 * votes)
+
+
+def test_the_network_gives_a_concentration_per_answer():
+    backbone, network = pretraining.build(TINY)
+    assert backbone.output.shape[-1] == 1280 and backbone.layers[-1].name == "top_activation"
+    concentrations = network(np.zeros((2, 32, 32, 3), np.float32)).numpy()
+    assert concentrations.shape == (2, 37)
+    assert (concentrations >= 1).all() and (concentrations <= 101).all()
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "SAVE_EVERY", 2)
+    monkeypatch.setattr(pretraining, "build", small_network)
+    straight, backbone = pretraining.pretrain(TINY, tmp_path / "straight")
+    save = pretraining._save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "_save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretraining.pretrain(TINY, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "backbone.weights.h5").exists()
+    monkeypatch.setattr(pretraining, "_save", save)
+    resumed, again = pretraining.pretrain(TINY, tmp_path / "stopped")
+    for a, b in zip(backbone.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert list(resumed["galaxies"]) == [16, 32]
+    np.testing.assert_array_equal(resumed["loss"], straight["loss"])
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    np.savez(tmp_path / "state.npz", settings="{}", chunk=1, curve="[]")
+    with pytest.raises(InputError, match="other settings"):
+        pretraining.pretrain(TINY, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 2}, "channels = 2"),
+        ({"batch_size": 7}, "batch_size = 7 must divide"),
+        ({"curriculum": Curriculum(galaxies=5)}, "galaxies = 5"),
+    ],
+)
+def test_impossible_settings_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**change)
