@@ -21,9 +21,10 @@ FLOW = {
     "05_explainability": ["02_preprocessing", "03_train_b0", "04_train_v2m"],
     "06_stellar_mass": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
+    "11_pretrain_backbone": [],
 }
 GPUS = int(config.get("gpus", 1))
-USES_GPU = {"03_train_b0", "04_train_v2m", "05_explainability"}
+USES_GPU = {"03_train_b0", "04_train_v2m", "05_explainability", "11_pretrain_backbone"}
 
 
 def receipt(step):

@@ -21,6 +21,7 @@ import pandas as pd
 from scipy import ndimage
 from sklearn import metrics
 
+from lib import receipts
 from lib.paths import atomic
 from lib.schema import ARM_CLASSES, InputError
 from lib.surveys.mock.galaxies import draw_galaxies
@@ -289,6 +290,18 @@ def pretrain(settings: Settings, folder: str | Path):
     with atomic(folder / "backbone.weights.h5") as temporary:
         backbone.save_weights(temporary)
     return pd.DataFrame(curve), backbone
+
+
+def card(settings: Settings, curve: pd.DataFrame) -> dict[str, object]:
+    """How weights were made, for `lib.weights.save_bundled`; `curve` is that of `pretrain`."""
+    return {
+        "data": "galaxies simulated by lib.surveys.mock, with simulated votes",
+        "settings": asdict(settings),
+        "git": receipts.git_state(),
+        "library": receipts.hash_library(),
+        "packages": receipts.package_versions(),
+        "curve": curve.round(4).to_dict("list"),
+    }
 
 
 def _draw(settings: Settings, seed: int, n: int, progress: float):

@@ -70,12 +70,15 @@ style.use()
 run_dir = "runs/mock"
 # Name of this notebook's output folder below `run_dir`.
 output = "05_explainability"
-# Steps below `run_dir` that trained the two models, and the one that made the image cache.
+# Step below `run_dir` that trained the first model.
 b0 = "03_train_b0"
+# Step that trained the second model.
 v2m = "04_train_v2m"
+# Step that made the image cache.
 images = "02_preprocessing"
-# Survey, and the folder of its data: the mock survey's truth lies there.
+# Survey: mock, challenge, gz2 or gz2_hart16.
 survey = "mock"
+# Folder of its data: the mock survey's truth lies there.
 data_dir = "runs/mock/00_mock_survey"
 # Width of the survey's images in their files, in pixels.
 image_size = 424
@@ -87,25 +90,29 @@ split = "validation"
 per_class = 2
 # Class whose surest example Fig. 8 shows.
 feature_class = "2"
-# Layers of B0 that Fig. 8 shows, and rows and columns of tiles for each (the authors' choice).
+# Layers of B0 that Fig. 8 shows (the authors' choice).
 feature_layers = ["block2a_activation", "block3a_activation", "block5a_activation"]
+# Rows and columns of tiles for each.
 feature_tiles = [[4, 8], [8, 16], [12, 24]]
-# SmoothGrad: noisy copies per galaxy, and noise as a fraction of the image's range.
+# SmoothGrad: noisy copies per galaxy.
 smooth_samples = 20
+# SmoothGrad: noise as a fraction of the image's range.
 smooth_noise = 0.20
 # Colour map of the maps: cividis is safe for colour-blind eyes; the paper used jet.
 colours = "cividis"
-# Steps of integrated gradients, and occluding squares along each axis.
+# Steps of integrated gradients.
 integration_steps = 12
+# Occluding squares along each axis.
 occlusion_cells = 6
 # Galaxies per class whose maps are scored (sections 6 and 8).
 scored_per_class = 3
 # Points of an insertion or deletion curve.
 curve_steps = 7
-# Galaxies in the sanity checks (section 7), depths of re-initialisation, and galaxies whose
-# BatchNorm statistics stand in for the trained ones.
+# Galaxies in the sanity checks (section 7).
 sanity_galaxies = 3
+# Depths of re-initialisation.
 sanity_depths = 3
+# Galaxies whose BatchNorm statistics stand in for the trained ones.
 calibration_galaxies = 32
 # Galaxies per class whose arms are read (section 9).
 arms_per_class = 5

@@ -1,0 +1,192 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11  Pre-train a backbone
+#
+# **Question.** Can a network learn what spirals look like from simulated galaxies alone, for users
+# who cannot download Zoobot's or ImageNet's weights?
+#
+# **Method.** As Zoobot: answer all questions of the decision tree at once, learning from vote
+# counts (Walmsley et al. 2022), here the votes of simulated volunteers. Galaxies are simulated while
+# the network trains and are never shown twice.
+#
+# **Inputs**
+# - none: `lib.surveys.mock` draws the galaxies
+#
+# **Outputs**
+# - `data/weights/<network>-<channels>ch.safetensors`: the backbone in half precision
+# - `data/weights/<network>-<channels>ch.json`: its card, with how it was made
+# - `curve.csv`: scores on held-out simulations while it learnt, and figures
+
+# %% [markdown]
+# ## 1 Set-up
+#
+# ### 1.1 Import packages
+#
+# Import the project's library; `lib.pretraining` simulates and trains.
+
+# %%
+import numpy as np
+from IPython.display import Markdown, display
+
+from lib import paths, pretraining, weights
+from lib.figures import pretraining as figures
+from lib.figures import style
+
+style.use()
+
+# %% [markdown]
+# ### 1.2 Define parameters
+#
+# The defaults made the bundled weights of the B0 role.
+
+# %% tags=["parameters"]
+# Folder of the run; a relative path starts at the project root.
+run_dir = "runs/mock"
+# Name of this notebook's folder below it.
+output = "11_pretrain_backbone"
+# Folder for the finished weights and their card.
+weights_dir = "data/weights"
+# Backbone, as Keras Applications names it.
+backbone = "EfficientNetB0"
+# Channels of the images: 1 (grey) or 3.
+channels = 1
+# Side of the images in pixels.
+size = 72
+# Pixels of a GZ2 cut-out per pixel of the images, along each side.
+binning = 2
+# Simulated galaxies to learn from; a multiple of 1,024.
+galaxies = 49152
+# Part of the training in which the share of easy galaxies falls from 1 to 0.
+easy = 0.4
+# Share of spirals among them.
+spiral_fraction = 0.8
+# Galaxies simulated at a time.
+chunk = 1024
+# Galaxies per step.
+batch_size = 64
+# Highest learning rate of AdamW.
+learning_rate = 1e-3
+# Momentum of the running mean of the weights, which is what is kept.
+average = 0.998
+# Seed of the simulations and of the first weights.
+seed = 0
+
+# %% [markdown]
+# ### 1.3 Check the parameters
+#
+# A value that is not possible stops the notebook here.
+
+# %%
+settings = pretraining.Settings(
+    backbone=backbone,
+    channels=channels,
+    size=size,
+    chunk=chunk,
+    batch_size=batch_size,
+    learning_rate=learning_rate,
+    average=average,
+    seed=seed,
+    curriculum=pretraining.Curriculum(galaxies, easy, spiral_fraction, binning),
+)
+out = paths.output_folder(run_dir, output)
+
+# %% [markdown]
+# ## 2 The galaxies
+#
+# ### 2.1 Look at them
+#
+# Simulate some galaxies of the first and of the last part of the training. The first ones are
+# easier: strong, regular arms, seen almost from above. Blur, brightness, contrast and noise are
+# varied beyond what the mock survey has, because real images vary in ways no simulation knows.
+
+# %%
+draw = {"size": size, "channels": channels, "curriculum": settings.curriculum}
+early, _ = pretraining.simulate(seed, 12, progress=0.0, **draw)
+late, _ = pretraining.simulate(seed, 12, progress=1.0, **draw)
+style.show(
+    figures.stages(early, late),
+    out / "galaxies.png",
+    "Simulated galaxies as the network is given them: above from the start of the training, below "
+    "the same galaxies as they would be drawn at its end.",
+)
+
+# %% [markdown]
+# ## 3 The training
+#
+# ### 3.1 Train
+#
+# Train, one line every few thousand galaxies. The state is saved with each line: if the notebook is
+# killed, running it again goes on from there.
+
+# %%
+curve, network = pretraining.pretrain(settings, paths.resolve(run_dir) / "pretraining" / backbone)
+curve.to_csv(out / "curve.csv", index=False)
+
+# %% [markdown]
+# ### 3.2 Watch it learn
+#
+# Draw the loss, and how well the number of arms is found on simulations that it has not seen.
+
+# %%
+style.show(
+    figures.curve(curve),
+    out / "curve.png",
+    f"Pre-training of {backbone} on {curve['galaxies'].max():,} simulated galaxies. Left: negative "
+    "log-likelihood of the votes of all questions; the first galaxies are easier than those held "
+    "out. Right: macro-F1 and accuracy of the most voted number of arms on held-out simulations.",
+)
+
+# %% [markdown]
+# ## 4 The weights
+#
+# ### 4.1 Save them with their card
+#
+# Write the backbone in half precision, and beside it how it was made.
+
+# %%
+card = pretraining.card(settings, curve)
+file, card_file = weights.save_bundled(network, card, paths.resolve(weights_dir))
+
+# %% [markdown]
+# ### 4.2 Load them again
+#
+# Load the file as trainings do, and see that half precision changes the features only a little.
+
+# %%
+images = late.astype(np.float32)
+before = network.predict(images, verbose=0)
+weights.load_bundled(network, paths.resolve(weights_dir))
+change = np.abs(network.predict(images, verbose=0) - before).max() / np.abs(before).max()
+
+# %% [markdown]
+# ## 5 What was found
+#
+# Sum up.
+
+# %%
+end = curve.iloc[-1]
+recalls = ", ".join(
+    f"{end[f'recall_{c}']:.0%} (m = {c})" for c in style.ARM_COLOURS if f"recall_{c}" in end
+)
+display(
+    Markdown(
+        f"After {int(end['galaxies']):,} simulated galaxies, {backbone} finds the most voted number "
+        f"of arms of {end['accuracy']:.1%} of held-out simulated spirals, macro-F1 "
+        f"{end['macro_f1']:.3f}; found of each class: {recalls}. The file {file.name} has "
+        f"{file.stat().st_size / 1e6:.1f} MB; half precision changes the features by at most "
+        f"{change:.1e} of the largest. These are scores on simulations: how much the weights help "
+        "with real galaxies is measured by training on them."
+    )
+)
