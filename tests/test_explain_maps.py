@@ -134,7 +134,7 @@ def test_maps_rotate_with_the_image(method, images):
 def test_smooth_grad_equals_tf_keras_vis(images):
     explainer = Explainer(symmetric_model(), MapSettings(batch=7, seed=3))
     ours = explainer.maps("SmoothGrad", images[:1], np.array([1]))
-    np.random.seed(3)
+    keras.utils.set_random_seed(3)
     theirs = Saliency(explainer.model, clone=False)(
         CategoricalScore([1]), images[:1], smooth_samples=20, smooth_noise=0.20, normalize_map=False
     )
