@@ -47,7 +47,9 @@ def render(source: Path, executed: Path | None) -> nbformat.NotebookNode:
     for cell, done in zip(notebook.cells, cells):
         if cell.cell_type == "code":
             cell.execution_count = done.execution_count
-            cell.outputs = [_without_root(output) for output in done.outputs]
+            # What libraries write to stderr while they load is no part of the story.
+            told = [output for output in done.outputs if output.get("name") != "stderr"]
+            cell.outputs = [_without_root(output) for output in told]
     return notebook
 
 
