@@ -92,7 +92,7 @@ class Settings:
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    average: float = 0.998
+    average: float = 0.99
     seed: int = 0
     curriculum: Curriculum = Curriculum()
 

@@ -79,7 +79,7 @@ batch_size = 64
 # Highest learning rate of AdamW.
 learning_rate = 1e-3
 # Momentum of the running mean of the weights, which is what is kept.
-average = 0.998
+average = 0.99
 # Seed of the simulations and of the first weights.
 seed = 0
 
