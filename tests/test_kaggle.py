@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import nbformat
@@ -152,7 +153,7 @@ class Kaggle:
         (folder / "python").mkdir()
         (folder / "python" / "sitecustomize.py").write_text(NO_NETWORK)
 
-    def run(self, kernel, parameters=""):
+    def run(self, kernel, **change):
         """Run a kernel's notebook in a session of its own; returns what it printed."""
         for path in self.input.rglob("*"):
             path.chmod(0o555 if path.is_dir() else 0o444)
@@ -165,9 +166,11 @@ class Kaggle:
         }
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         (self.folder / "tmp").mkdir()
-        code = read_metadata(kernel)["code_file"]
-        command = [sys.executable, "-m", "papermill", str(kernel / code), "driver.ipynb"]
-        command += ["-k", "python3", "--no-progress-bar", "-y", parameters]
+        code = kernel / read_metadata(kernel)["code_file"]
+        # papermill puts its parameters in the place of those that the build has put there
+        built = nbformat.read(code, as_version=4).metadata["papermill"]["parameters"]
+        command = [sys.executable, "-m", "papermill", str(code), "driver.ipynb"]
+        command += ["-k", "python3", "--no-progress-bar", "-y", json.dumps({**built, **change})]
         done = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
@@ -181,7 +184,7 @@ class Kaggle:
 def sessions(built, tmp_path_factory):
     """Two sessions: up to the sample, and from what the first left up to the first training."""
     kaggle = Kaggle(tmp_path_factory.mktemp("machine"), built)
-    first = kaggle.run(built[2], "until: 01_sample_selection")
+    first = kaggle.run(built[2], until="01_sample_selection")
     mounted = kaggle.input / "notebooks" / "somebody" / built[2].name
     mounted.parent.mkdir(parents=True)
     shutil.move(kaggle.working / "runs", mounted / "runs")
@@ -253,11 +256,19 @@ def numbers(folder):
 def test_code_of_another_build_is_refused(built, tmp_path):
     kaggle = Kaggle(tmp_path, built)
     with pytest.raises(AssertionError, match="is not attached"):
-        kaggle.run(built[1], f"wheel_sha256: '{'0' * 64}'")
+        kaggle.run(built[1], wheel_sha256="0" * 64)
 
 
 # Small notebooks for the rest: what they do does not matter, only when and where.
-NOTEBOOK = """# %% tags=["parameters"]
+NOTEBOOK = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["parameters"]
 run_dir = "runs/mock"
 output = "{name}"
 seconds = 0
@@ -314,12 +325,31 @@ def test_two_trainings_run_side_by_side_each_on_its_gpu(checkout, monkeypatch):
 
 
 @pytest.mark.chain
-def test_a_session_stops_in_time_and_leaves_what_the_next_one_needs(checkout, capfd):
+def test_a_session_stops_in_time_and_leaves_what_the_next_one_needs(checkout, monkeypatch, capfd):
     profile = load(checkout, steps=["03_train_b0"], all={"seconds": 300})
-    began = time.time()
-    assert not session.run_chain(profile, hours=20 / 3600)
-    assert time.time() - began < 60
-    assert "stopped after" in capfd.readouterr().out
+    asked = []
+
+    class TimeIsUp(threading.Thread):
+        """A clock that rings as soon as the first epoch is over."""
+
+        def __init__(self, seconds, stop):
+            super().__init__()
+            asked.append(seconds)
+            self.stop = stop
+
+        def run(self):
+            log = checkout / "runs" / "mock" / "03_train_b0.partial" / steps.LOG
+            while not (log.exists() and "epoch 1" in log.read_text()):
+                time.sleep(0.1)
+            self.stop()
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr(session.threading, "Timer", TimeIsUp)
+    assert not session.run_chain(profile, hours=0.5)
+    assert asked == [1800]
+    assert "stopped after 0.5 h" in capfd.readouterr().out
     table = session.progress(profile).set_index("step")
     assert table.loc["03_train_b0", ["state", "last line"]].tolist() == ["begun", "epoch 1"]
     own = [p for p in psutil.process_iter(["cmdline"]) if str(checkout) in str(p.info["cmdline"])]

@@ -104,9 +104,7 @@ def build(
         nbformat.write(notebook, path)
         _write_json(folder / "kernel-metadata.json", kernel)
         folders.append(folder)
-    print(
-        f"kaggle datasets create -p {folders[0]}    # later: kaggle datasets version -p ... -m ..."
-    )
+    print(f"kaggle datasets create -p {folders[0]}    (later: kaggle datasets version)")
     for folder in folders[1:]:
         print(f"kaggle kernels push -p {folder}")
     return folders

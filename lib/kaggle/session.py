@@ -170,4 +170,6 @@ def _progress(profile: profiles.Profile) -> Iterator[tuple[str, str, float | Non
         elif partial.is_dir():
             state, at = "begun", partial
         log = (at / steps.LOG).read_text().splitlines() if (at / steps.LOG).exists() else []
-        yield step, state, minutes, log[-1] if log else ""
+        # A kernel whose session was stopped says so in the log.
+        said = [line for line in log if not line.startswith("[IPKernelApp]")]
+        yield step, state, minutes, said[-1] if said else ""
