@@ -185,7 +185,9 @@ def as_markdown(report: dict) -> str:
         for figure in step["figures"]:
             text = figure["caption"]
             alternative = text.replace("[", "(").replace("]", ")")
-            lines += [f"![{alternative}]({figure['file']})", "", f"*{text}*", ""]
+            # A figure without a receipt was made by hand, and can be traced no further.
+            source = f" [receipt]({name}/{receipts.NAME})" if step["made_by"] else ""
+            lines += [f"![{alternative}]({figure['file']})", "", f"*{text}*{source}", ""]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import pytest
 from test_evaluation import write_run
 
 from lib import evaluation as ev
-from lib import report
+from lib import receipts, report
 from lib.figures import style
 from lib.schema import InputError
 
@@ -86,3 +86,11 @@ def test_missing_and_damaged_runs_are_refused(tmp_path, content, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "report.md").exists()
+
+
+def test_a_figure_leads_to_the_receipt_of_its_step(run_dir):
+    step = run_dir / report.COMPARISON
+    receipts.write(step, {"step": report.COMPARISON})
+    report.write(run_dir)
+    page = (run_dir / "report.md").read_text()
+    assert "*What is [drawn] here.* [receipt](09_model_comparison/receipt.json)" in page
