@@ -51,6 +51,7 @@ weights: $(READY)
 docs: $(READY)
 	$(MAKE) run PROFILE=mock
 	$(BIN)/python -m lib.rendering --profile mock
+	cp runs/mock/00_mock_survey/arm_classes.png figures/
 
 # Print a run's scores beside the paper's and write its page.
 report: $(READY)
