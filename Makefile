@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab test lint verify data weights docs report lock
+.PHONY: run lab test lint verify data kaggle weights docs report lock
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
@@ -42,6 +42,10 @@ $(READY): requirements.lock pyproject.toml
 # Download a survey's files (PROFILE=gz2 or challenge) to where its profile looks for them.
 data: $(READY)
 	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+
+# Folders ready for `kaggle kernels push` (KAGGLE_USERNAME names the account).
+kaggle: $(READY)
+	$(BIN)/python -m lib.kaggle build --profile $(PROFILE) --out build/kaggle
 
 # Pre-train the bundled backbone anew: hours on a CPU, resumable.
 weights: $(READY)
