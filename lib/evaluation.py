@@ -8,6 +8,7 @@ resamples cost milliseconds. No TensorFlow here.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -810,6 +811,25 @@ def cross_fitted_temperature(
         temperatures.append(fit_temperature(probabilities[fit], label[fit]))
         scaled[hold] = apply_temperature(probabilities[hold], temperatures[-1])
     return scaled, temperatures
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction of p-values for several tests (Holm 1979).
+
+    NaN stays NaN and does not count as a test.
+
+    Examples
+    --------
+    >>> [round(float(x), 3) for x in holm([0.01, 0.04, 0.03, 0.005])]
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    p = np.asarray(p, dtype=float)
+    corrected = np.full_like(p, np.nan)
+    tested = np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * (len(order) - np.arange(len(order)))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
 
 
 def calibrate(run: Run, *, bins: int = 10, folds: int = 5, seed: int = 42):

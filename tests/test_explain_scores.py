@@ -242,12 +242,6 @@ def test_galaxy_mask_finds_the_central_galaxy_not_its_neighbour():
     assert not localisation.galaxy_mask(np.zeros((32, 32, 1))).any()
 
 
-def test_holm_by_hand():
-    p = pd.Series([0.01, 0.04, 0.03, np.nan])
-    assert localisation.holm(p).tolist()[:3] == pytest.approx([0.03, 0.06, 0.06])
-    assert np.isnan(localisation.holm(p)[3])
-
-
 def located(effect: float, seed: int = 0) -> pd.DataFrame:
     """Scores of 24 galaxies whose B0 maps lie on the sky for "?" with a given effect."""
     rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from scipy import ndimage, stats
 from skimage import measure
 from sklearn.metrics import average_precision_score
 
+from lib.evaluation import holm
 from lib.explain.faithfulness import mean_interval
 from lib.explain.pixels import energy
 from lib.images import central_crop
@@ -290,13 +291,6 @@ def _falls(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
     result = stats.spearmanr(x, y, alternative="less")
     low, high = np.nanpercentile(ranks, [2.5, 97.5])
     return {"mean": -result.statistic, "low": low, "high": high, "n": len(x), "p": result.pvalue}
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """p-values corrected for the number of tests (Holm 1979); NaN stays out of the count."""
-    ordered = p.dropna().sort_values()
-    steps = ordered * (len(ordered) - np.arange(len(ordered)))
-    return steps.cummax().clip(upper=1).reindex(p.index)
 
 
 def hypotheses(located: pd.DataFrame, seed: int = 42) -> pd.DataFrame:

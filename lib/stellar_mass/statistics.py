@@ -6,13 +6,12 @@ galaxies. Shifts are class minus the rest, in the unit of the property (dex for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 from scipy.spatial import KDTree
 
+from lib.evaluation import holm
 from lib.stellar_mass.groups import CLASSES, stack
 
 TESTS = ("welch", "ks", "ad", "mw")
@@ -137,25 +136,6 @@ def compare(
 def _interval(name, a, b, statistic, n_resamples, confidence, seed) -> dict[str, float]:
     low, high = bootstrap_interval(a, b, statistic, n_resamples, confidence, seed)
     return {name: float(statistic(a, b)), f"{name}_low": low, f"{name}_high": high}
-
-
-def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction of p-values for several tests (Holm 1979).
-
-    NaN stays NaN and does not count as a test.
-
-    Examples
-    --------
-    >>> [round(float(x), 3) for x in holm([0.01, 0.04, 0.03, 0.005])]
-    [0.03, 0.06, 0.06, 0.02]
-    """
-    p = np.asarray(p, dtype=float)
-    corrected = np.full_like(p, np.nan)
-    tested = np.flatnonzero(np.isfinite(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    steps = p[order] * (len(order) - np.arange(len(order)))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return corrected
 
 
 def _with_holm(rows: list[dict]) -> pd.DataFrame:
