@@ -55,3 +55,12 @@ def smoke(chain_checkout):
     result = chain(chain_checkout, "smoke")
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout, chain_checkout / "runs" / "smoke"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests in one process, and all that need the smoke run in the same one."""
+    needs_smoke = {item.path for item in items if "smoke" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "smoke" if item.path in needs_smoke else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
