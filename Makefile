@@ -20,7 +20,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check lib tests notebooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -41,26 +42,37 @@ def chain(root: Path, profile: str, *options: str) -> subprocess.CompletedProces
 
 
 @pytest.fixture(scope="session")
-def chain_checkout(tmp_path_factory):
+def common_folder(tmp_path_factory) -> Path:
+    """A folder that all processes of this test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+
+
+@pytest.fixture(scope="session")
+def chain_checkout(common_folder) -> Path:
     """What a run needs of the checkout, without the runs that are there already."""
-    root = tmp_path_factory.mktemp("checkout")
-    shutil.copy(ROOT / "Snakefile", root)
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    root = common_folder / "checkout"
+    with open(common_folder / "checkout.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            root.mkdir()
+            shutil.copy(ROOT / "Snakefile", root)
+            shutil.copytree(ROOT / "notebooks", root / "notebooks")
     return root
 
 
 @pytest.fixture(scope="session")
-def smoke(chain_checkout):
-    """A finished run of profile `smoke`: what it printed, and its folder."""
-    result = chain(chain_checkout, "smoke")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout, chain_checkout / "runs" / "smoke"
+def smoke(chain_checkout, common_folder) -> tuple[str, Path]:
+    """A finished run of profile `smoke`: what it printed, and its folder.
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, and all that need the smoke run in the same one."""
-    needs_smoke = {item.path for item in items if "smoke" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "smoke" if item.path in needs_smoke else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    The first process that needs it makes it; others wait.
+    """
+    said = common_folder / "smoke.txt"
+    with open(common_folder / "smoke.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            result = chain(chain_checkout, "smoke")
+            said.write_text(f"{result.returncode}\n{result.stdout}{result.stderr}")
+    code, printed = said.read_text().split("\n", 1)
+    assert code == "0", printed
+    return printed, chain_checkout / "runs" / "smoke"

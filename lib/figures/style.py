@@ -27,7 +27,7 @@ ARM_COLOURS = {
 WIDTH = 7.0
 """Width of a full-width figure in inches."""
 
-LARGE = 250_000
+LARGE = 120_000
 """Bytes of a PNG above which a notebook holds a JPEG instead: pages of cut-outs."""
 
 
@@ -73,7 +73,7 @@ def show(figure: Figure, path: str | Path, caption: str) -> None:
         temporary.write_bytes(shown)
     if len(shown) > LARGE:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 85})
+        figure.savefig(buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 85})
         shown, format = buffer.getvalue(), "jpeg"
     plt.close(figure)
     display(Image(shown, format=format, alt=caption))
