@@ -75,7 +75,6 @@ def notebook_path(step: str) -> Path:
     return path
 
 
-@cache
 def default_parameters(step: str) -> dict[str, object]:
     """Names and default values in a notebook's `parameters` cell.
 
@@ -85,6 +84,12 @@ def default_parameters(step: str) -> dict[str, object]:
         If the notebook has not exactly one such cell, or if it holds more than literals.
     """
     path = notebook_path(step)
+    return dict(_read_parameters(path, path.stat().st_mtime_ns))
+
+
+@cache
+def _read_parameters(path: Path, changed: int) -> dict[str, object]:
+    """The parameters of a notebook's source; read again when the file has changed."""
     cells = [
         cell
         for cell in jupytext.read(path).cells

@@ -295,9 +295,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    profiles.default_parameters.cache_clear()
-    yield tmp_path
-    profiles.default_parameters.cache_clear()
+    return tmp_path
 
 
 def load(root, **content):

@@ -17,7 +17,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from lib import images, profiles, receipts, steps
+from lib import images, receipts, steps
 from lib.schema import InputError
 
 pytestmark = pytest.mark.chain
@@ -107,9 +107,7 @@ def checkout(tmp_path, monkeypatch):
         (tmp_path / "notebooks" / f"{name}.py").write_text(HEADER + text)
     write_profile(tmp_path, {"steps": list(steps)})
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
-    profiles.default_parameters.cache_clear()
-    yield tmp_path
-    profiles.default_parameters.cache_clear()
+    return tmp_path
 
 
 def write_profile(root, content):

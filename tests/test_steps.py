@@ -69,9 +69,7 @@ def checkout(tmp_path, monkeypatch):
         (tmp_path / "notebooks" / f"{name}.py").write_text(text)
     write_profile(tmp_path, "mock", {"steps": ["01_first", "02_second"]})
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
-    profiles.default_parameters.cache_clear()
-    yield tmp_path
-    profiles.default_parameters.cache_clear()
+    return tmp_path
 
 
 def write_profile(root, name, content):
