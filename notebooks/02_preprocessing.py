@@ -43,6 +43,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from lib import images, paper, paths
+from lib.figures import sample as sample_figures
 from lib.figures import style
 from lib.figures import training as figures
 
@@ -192,6 +193,34 @@ style.show(
     out / "augmentation.png",
     f"Augmented views (Sec. 2.3): rotation by up to {augmentation.rotation:.0f} degrees either "
     f"way, mirrors, height and width changed independently by up to {augmentation.zoom:.0%}.",
+)
+
+# %% [markdown]
+# ### 3.3 Follow one galaxy (Fig. 2)
+#
+# Make each step on one galaxy by itself, with the geometry set by hand.
+
+# %%
+example = len(shown) // 2
+grey = images.network_input(cache.arrays[rows[[example]]], "grey")
+stages = {"cut-out": whole[example], "crop": cache.arrays[rows[example]], "grey": grey[0] / 255}
+steps = {
+    "rotation": {"angle": 60},
+    "flip": {"left_right": 1},
+    "zoom": {"zoom_height": 0.8, "zoom_width": 1.2},
+}
+
+# %% [markdown]
+# Draw them. The last three are made at random, and only while training.
+
+# %%
+for name, geometry in steps.items():
+    stages[name] = np.asarray(images.warp(grey, images.transforms(crop, **geometry)))[0] / 255
+style.show(
+    sample_figures.preprocessing_flow(stages),
+    out / "fig02_flow.png",
+    f"Pre-processing of one galaxy ({titles[example]}), as Fig. 2 of the paper: the survey's "
+    "cut-out, the crop, the mean of its channels, and the three changes of the augmentation.",
 )
 
 # %% [markdown]
