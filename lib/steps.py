@@ -378,11 +378,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     command += ["--keep-going", "--resources", f"gpu={gpus}", "--config", *config]
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
-    with open(run_dir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run of profile {profile.name} is under way") from None
+    with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
         before = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
         environment = {**os.environ, CHAIN: "1"}
         with subprocess.Popen(
