@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+CHECKPOINT = "checkpoint"
+"""Name of folders that hold what a step needs only to go on after it was killed."""
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Remove the folders named `CHECKPOINT` below a folder, when nothing is left to go on with."""
+    for path in list(Path(folder).rglob(CHECKPOINT)):
+        shutil.rmtree(path)
 
 
 def remove_unfinished(folder: str | Path) -> None:

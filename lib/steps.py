@@ -39,7 +39,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lib import profiles, receipts
-from lib.paths import atomic, project_root, remove_unfinished, resolve
+from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
 from lib.schema import InputError
 
 FINGERPRINT = "fingerprint.json"
@@ -311,6 +311,7 @@ def _run_alone(
     start = time.time()
     execute(step, parameters, staging, label)
     (staging / FINGERPRINT).unlink()
+    remove_checkpoints(staging)
     inputs = {**mark["inputs"], "notebook": mark["source"]}
     if settings.get("data_dir"):
         inputs |= receipts.hash_catalogues(settings["data_dir"])

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -28,11 +27,10 @@ import tensorflow as tf
 from lib import evaluation, models
 from lib.images import Augmentation, ImageCache, batches, epoch_order, random_transforms
 from lib.models import Network
-from lib.paths import atomic
+from lib.paths import CHECKPOINT, atomic
 from lib.schema import MERGES, InputError, merged_classes, probability_columns
 
 PREDICTION_BATCH = 64
-CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -396,7 +394,7 @@ def _fit(
     variables = [*model.variables, *optimizer.variables]
     state = checkpoint.restore(variables)
     if state.history:
-        log(f"going on after epoch {len(state.history)} of an interrupted run")
+        log(f"going on after epoch {len(state.history)} of an earlier run")
     step = _step_function(model, optimizer, loss, in_training)
     while not state.finished(protocol):
         start = time.perf_counter()
@@ -496,7 +494,10 @@ def metrics(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict:
 
 def save_run(run: TrainedModel, folder: str | Path) -> None:
     """Write a run: ``model.keras``, ``model.json``, ``history.csv``, ``predictions.parquet``,
-    ``validation_probabilities.npy`` and ``metrics.json``; then remove its checkpoint.
+    ``validation_probabilities.npy`` and ``metrics.json``.
+
+    The checkpoint stays: while later cells of a notebook may still be killed, it saves training
+    anew. The runner removes it (`lib.steps`).
     """
     folder = Path(folder)
     with atomic(folder / "model.keras") as temporary:
@@ -511,7 +512,6 @@ def save_run(run: TrainedModel, folder: str | Path) -> None:
     for name, content in (("metrics.json", scores), ("model.json", run.settings)):
         with atomic(folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
 
 
 def load_run(folder: str | Path) -> TrainedModel:

@@ -346,9 +346,18 @@ def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(training_
     assert "kernel died" in (root / "printed.txt").read_text()
     assert not folder.exists()
 
-    finish(root, train(root))
+    run = train(root)
+    saved = folder.with_name("03_train_b0.partial") / "model.json"
+    wait_for(saved.exists, root, run)
+    (kernel,) = psutil.Process(run.pid).children()
+    kernel.kill()
+    assert run.wait(LIMIT) == 1 and not folder.exists()
     assert "going on after epoch" in (root / "printed.txt").read_text()
-    assert receipts.verify(folder) == []
+
+    finish(root, train(root))
+    printed = (root / "printed.txt").read_text()
+    assert "going on after epoch 80 of" in printed and "epoch 80/" not in printed
+    assert receipts.verify(folder) == [] and not (folder / "checkpoint").exists()
     settings = [json.loads((f / "model.json").read_text()) for f in (straight, folder)]
     assert settings[0] == settings[1]
     history = [pd.read_csv(f / "history.csv").drop(columns="seconds") for f in (straight, folder)]

@@ -202,7 +202,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(survey, tmp_path, net, chang
         run(survey, tmp_path / "broken", net, stop_after(4), epochs=6, **change)
     lines = []
     resumed = run(survey, tmp_path / "broken", net, lines.append, epochs=6, **change)
-    assert lines[0] == "going on after epoch 4 of an interrupted run" and len(lines) == 3
+    assert lines[0] == "going on after epoch 4 of an earlier run" and len(lines) == 3
     assert same_weights(straight, resumed)
     pd.testing.assert_frame_equal(straight.predictions, resumed.predictions)
     drop = ["seconds"]
@@ -256,7 +256,7 @@ def test_a_killed_process_is_taken_up(survey, tmp_path):
     assert done.returncode == -9, done.stderr
     lines = []
     resumed = run(survey, tmp_path / "killed", log=lines.append, epochs=5)
-    assert lines[0] == "going on after epoch 2 of an interrupted run"
+    assert lines[0] == "going on after epoch 2 of an earlier run"
     straight = run(survey, tmp_path / "straight", epochs=5)
     assert same_weights(straight, resumed)
 
@@ -333,7 +333,7 @@ def test_other_weights_than_described_are_refused(survey, tmp_path):
     folder.mkdir()
     result = run(survey, folder, network(**FROZEN), epochs=1)
     training.save_run(result, folder)
-    assert not (folder / "checkpoint").exists()
+    assert (folder / "checkpoint").exists(), "a kill in a later cell would train it anew"
     settings = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**settings, "weights_sha256": "0" * 64}))
     with pytest.raises(InputError, match="does not hold the weights"):
