@@ -476,6 +476,27 @@ def write_cache(
     return open_cache(folder, crop, colour), left_out
 
 
+def prepare(image: np.ndarray, crop: int, colour: str, binning: int) -> np.ndarray:
+    """What a cache keeps of a whole cut-out.
+
+    Parameters
+    ----------
+    image : ndarray, uint8, (size, size, 3)
+    crop, colour, binning
+        See `write_cache`.
+
+    Returns
+    -------
+    ndarray, uint8, (crop, crop, 3 or 1)
+    """
+    image = central_crop(image, crop * binning)
+    if binning > 1:
+        image = bin_pixels(image, binning)
+    if colour == "grey":
+        image = np.rint(network_input(image, "grey")).astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
 def print_progress(done: int, total: int) -> None:
     """Print how far the decoding is, one line per call."""
     print(f"{done:,} of {total:,} images", flush=True)
@@ -561,14 +582,9 @@ def _decoded(
 
     def read(path: str) -> np.ndarray | ImageError:
         try:
-            image = central_crop(decode(data_dir / path, size), crop * binning)
+            return prepare(decode(data_dir / path, size), crop, colour, binning)
         except ImageError as error:
             return error
-        if binning > 1:
-            image = bin_pixels(image, binning)
-        if colour == "grey":
-            image = np.rint(network_input(image, "grey")).astype(np.uint8)
-        return np.ascontiguousarray(image)
 
     # Threads are enough: Pillow decodes with the interpreter lock released. In chunks, because
     # Executor.map would queue every image of the survey in memory.

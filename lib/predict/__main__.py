@@ -1,0 +1,106 @@
+"""Command line: predict the arm numbers of a survey with a trained network."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.paths import project_root
+from lib.predict import package, survey
+from lib.predict.inputs import Lupton
+from lib.schema import InputError
+
+
+def _plan(arguments: argparse.Namespace) -> Path:
+    lupton = Lupton(arguments.stretch, arguments.softening)
+    path = survey.plan(
+        arguments.model,
+        arguments.images,
+        arguments.out,
+        root=arguments.root,
+        views=arguments.views,
+        shard_size=arguments.shard_size,
+        lupton=lupton,
+    )
+    content = survey.read_plan(path)
+    print(f"{content['galaxies']:,} images in {content['shards']:,} shards: {path}", flush=True)
+    return path
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Plan, and let Snakemake predict the shards that are not there and gather them."""
+    path = _plan(arguments)
+    command = [sys.executable, "-m", "snakemake", "--cores", str(arguments.cores), "--nolock"]
+    command += ["--quiet", "all", "--rerun-incomplete", "--keep-going", "predict_gather"]
+    command += ["--config", f"predict={path}"]
+    if subprocess.run(command, cwd=project_root()).returncode:
+        raise InputError(f"the catalogue in {path.parent} is not complete: see the messages above")
+    _report(path)
+
+
+def _report(plan_path: Path) -> None:
+    catalogue = plan_path.parent / "catalogue.parquet"
+    counts = survey.summary(catalogue)
+    print(
+        f"{counts['predicted']:,} of {counts['galaxies']:,} images predicted, "
+        f"{counts['flagged']:,} of them unlike the training images: {catalogue}"
+    )
+    for reason, number in counts["reasons"].items():
+        print(f"  {number:,} not read: {reason}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.predict", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name, function, text):
+        added = commands.add_parser(name, help=text)
+        added.set_defaults(function=function)
+        return added
+
+    for name, function, text in (
+        ("run", _run, "predict a survey on this machine"),
+        ("plan", _plan, "only write down what is to be predicted, for a cluster"),
+    ):
+        added = command(name, function, text)
+        added.add_argument("--model", required=True, help="training step or exported model")
+        added.add_argument("--images", required=True, help="folder, .txt, .parquet, .csv or .fits")
+        added.add_argument("--out", required=True, help="folder of the prediction")
+        added.add_argument("--root", help="folder that relative paths in the list start from")
+        added.add_argument("--views", type=int, default=1, help="1, or 8 rotations and mirrors")
+        added.add_argument("--shard-size", type=int, default=10_000, help="images per shard")
+        added.add_argument("--stretch", type=float, default=Lupton.stretch, help="of FITS images")
+        added.add_argument("--softening", type=float, default=Lupton.softening, help="Lupton's Q")
+        if name == "run":
+            added.add_argument("--cores", type=int, default=os.cpu_count())
+    shard = command(
+        "shard", lambda a: survey.predict_shard(a.plan, a.number, a.threads), "predict one shard"
+    )
+    shard.add_argument("plan", type=Path)
+    shard.add_argument("number", type=int)
+    shard.add_argument("--threads", type=int)
+    command("gather", lambda a: survey.gather(a.plan), "put finished shards together").add_argument(
+        "plan", type=Path
+    )
+    export = command("export", lambda a: package.export(a.model, a.out), "export a training step")
+    export.add_argument("model", type=Path)
+    export.add_argument("out", type=Path)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of this module; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.function(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Run an exported network: ONNX Runtime on a CPU, TensorFlow on a GPU; averages over views."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lib import receipts
+
+
+class Engine(Protocol):
+    """Pixels, float32 (n, crop, crop, channels) -> features and probabilities, float32."""
+
+    name: str
+
+    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features (n, features) and probabilities (n, classes)."""
+
+
+class OnnxEngine:
+    """An ONNX network on the CPU.
+
+    Parameters
+    ----------
+    path : path
+        ``model.onnx`` of a package.
+    threads : int, optional
+        Threads of one operation; all cores by default.
+    """
+
+    name = "ONNX Runtime, CPU"
+
+    def __init__(self, path: str | Path, threads: int | None = None):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        # Idle threads that wait by spinning would take the cores that decode the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine`."""
+        return tuple(self.session.run(["features", "probabilities"], {"pixels": pixels}))
+
+
+class KerasEngine:
+    """A Keras network by TensorFlow, for a GPU.
+
+    Parameters
+    ----------
+    path : path
+        ``model.keras`` of a package.
+    """
+
+    name = "TensorFlow"
+
+    def __init__(self, path: str | Path):
+        import keras
+        import tensorflow as tf
+
+        from lib import models
+
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        network = keras.Model(model.input, [model.get_layer(models.FEATURES).output, model.output])
+        self.forward = tf.function(
+            lambda pixels: network(pixels, training=False), reduce_retracing=True
+        )
+
+    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine`."""
+        features, probabilities = self.forward(pixels)
+        return features.numpy(), probabilities.numpy()
+
+
+def open_engine(onnx: Path, keras: Path, threads: int | None = None) -> Engine:
+    """TensorFlow where there is a GPU that this process may use, else ONNX Runtime."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    on_gpu = not hidden and receipts.machine()["gpus"]
+    return KerasEngine(keras) if on_gpu else OnnxEngine(onnx, threads)
+
+
+def dihedral(pixels: np.ndarray, view: int) -> np.ndarray:
+    """One of the 8 rotations by right angles and mirrors of images (n, side, side, channels).
+
+    View 0 is the image itself; none of them interpolates.
+    """
+    turned = np.rot90(pixels, view % 4, axes=(1, 2))
+    return np.ascontiguousarray(turned[:, :, ::-1] if view >= 4 else turned)
+
+
+def averaged(engine: Engine, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the images, and probabilities averaged over 1 or 8 views of them."""
+    features, total = engine.run(pixels)
+    total = total.astype(np.float64)
+    for view in range(1, views):
+        total += engine.run(dihedral(pixels, view))[1]
+    return features, total / views

@@ -1,0 +1,371 @@
+"""A trained network with all that is needed to apply it elsewhere: the exported package.
+
+A package is a folder with the network twice (``model.keras``, ``model.onnx``), ``card.json`` with
+every setting of the pre-processing and the calibration, ``card.md`` which says the same in words,
+and ``reference.npz``, features of training galaxies from which the distance of a new galaxy is
+measured. What an image has to be is in the card, not in the code that made the package.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib import evaluation, receipts
+from lib.images import ImageCache, network_input, open_cache
+from lib.paths import atomic
+from lib.predict.engine import Engine, OnnxEngine, averaged, open_engine
+from lib.schema import InputError
+
+CARD, ONNX, KERAS, REFERENCE = "card.json", "model.onnx", "model.keras", "reference.npz"
+
+PARITY = 1e-4
+"""Largest difference allowed between a probability of the ONNX network and of Keras."""
+
+VIEWS = (1, 8)
+"""Views over which a prediction is averaged: the image alone, or its rotations and mirrors."""
+
+REFERENCES = 2000
+"""Training galaxies, at most, whose features are kept; more are drawn at random."""
+
+FLAG_PERCENTILE = 99.0
+"""Percentile of the held-out galaxies' distances above which a galaxy is flagged."""
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of training galaxies, and how far from them galaxies of the same survey lie.
+
+    Attributes
+    ----------
+    centre, scale : ndarray, float32, (features,)
+        Mean and standard deviation over the training galaxies.
+    features : ndarray, float32, (galaxies, features)
+        Standardised features of training galaxies.
+    distances : ndarray, float32, (held-out galaxies,)
+        Sorted distances of the validation galaxies, which were not trained on.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    features: np.ndarray
+    distances: np.ndarray
+
+    def distance(self, features: np.ndarray) -> np.ndarray:
+        """Distance to the nearest training galaxy, float32, (n,), of features (n, features).
+
+        Euclidean, of standardised features, per square root of their number.
+        """
+        points = (features - self.centre) / self.scale
+        squares = (points**2).sum(axis=1)[:, None] + (self.features**2).sum(axis=1)
+        squares -= 2 * points @ self.features.T
+        return np.sqrt(np.maximum(squares.min(axis=1), 0) / points.shape[1])
+
+    def percentile(self, distance: np.ndarray) -> np.ndarray:
+        """Per cent of the held-out galaxies that lie nearer than a distance, float32, (n,)."""
+        nearer = np.searchsorted(self.distances, distance)
+        return (100 * nearer / len(self.distances)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An exported network.
+
+    Attributes
+    ----------
+    folder : Path
+    card : dict
+        What ``card.json`` holds.
+    reference : Reference
+    """
+
+    folder: Path
+    card: dict
+    reference: Reference
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes in the order of the network's outputs."""
+        return tuple(self.card["classes"])
+
+    def temperature(self, views: int) -> float:
+        """Temperature that calibrates predictions averaged over a number of views."""
+        return self.card["calibration"]["temperature"][str(views)]
+
+    def engine(self, threads: int | None = None) -> Engine:
+        """The network, ready to run: TensorFlow where there is a GPU, else ONNX Runtime."""
+        return open_engine(self.folder / ONNX, self.folder / KERAS, threads)
+
+
+def export(run_folder: str | Path, folder: str | Path) -> Package:
+    """Export a training run.
+
+    Parameters
+    ----------
+    run_folder : path
+        Folder of a training step, e.g. ``runs/mock/03_train_b0``; beside it the pre-processing
+        step of the same run with its receipt.
+    folder : path
+        Where the package is written; the card last.
+
+    Returns
+    -------
+    Package
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or images and network are not of one run.
+    ValueError
+        If the ONNX network does not give the training run's probabilities to `PARITY`.
+    """
+    run_folder, folder = Path(run_folder), Path(folder)
+    run = evaluation.read_run(run_folder)
+    preprocessing = _preprocessing(run_folder, run.settings)
+    cache = open_cache(_cache_folder(run_folder), run.settings["crop"], run.settings["colour"])
+    if cache.sha256 != run.settings["image_cache_sha256"]:
+        raise InputError(
+            f"{run_folder} was trained on other images than those in {_cache_folder(run_folder)}: "
+            "train again"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+    with atomic(folder / KERAS) as temporary:
+        shutil.copyfile(run_folder / "model.keras", temporary)
+    _export_onnx(run_folder, folder / ONNX)
+
+    engine = OnnxEngine(folder / ONNX)
+    scale = run.settings["input_scale"]
+    validation = run.part("validation")
+    label = evaluation.class_index(validation["label"], run.classes)
+    features, single, averaged = _predict(engine, cache, validation["galaxy_id"], scale)
+    difference = float(np.abs(single - run.probabilities("validation")).max())
+    if difference > PARITY:
+        raise ValueError(
+            f"probabilities of the ONNX network differ by up to {difference:.1e} from those in "
+            f"{run_folder / 'predictions.parquet'}; {PARITY:.0e} is allowed"
+        )
+    training = run.part("train")["galaxy_id"]
+    if len(training) > REFERENCES:
+        training = training.sample(REFERENCES, random_state=0)
+    reference = _reference(_features(engine, cache, training, scale), features, folder / REFERENCE)
+    temperatures = {
+        str(views): evaluation.fit_temperature(probabilities, label)
+        for views, probabilities in zip(VIEWS, (single, averaged))
+    }
+    card = {
+        "role": run.settings["role"],
+        "backbone": run.settings["backbone"],
+        "initial_weights": run.settings["initial_weights"],
+        "classes": list(run.classes),
+        "merge": run.settings.get("merge"),
+        "preprocessing": {
+            **preprocessing,
+            "crop": run.settings["crop"],
+            "colour": run.settings["colour"],
+            "input_scale": scale,
+        },
+        "calibration": {
+            "method": "temperature scaling on the validation galaxies (Guo et al. 2017)",
+            "galaxies": len(validation),
+            "temperature": temperatures,
+            "nll_before": evaluation.calibration(single, label)["nll"],
+            "nll_after": evaluation.calibration(
+                evaluation.apply_temperature(single, temperatures["1"]), label
+            )["nll"],
+        },
+        "out_of_distribution": {
+            "distance": "to the nearest training galaxy, Euclidean, of standardised features, "
+            "per square root of their number",
+            "training_galaxies": len(reference.features),
+            "held_out_galaxies": len(reference.distances),
+            "flag_percentile": FLAG_PERCENTILE,
+            "flag_distance": float(np.percentile(reference.distances, FLAG_PERCENTILE)),
+        },
+        "training": run.settings["training"],
+        "training_data": {
+            "galaxies": run.predictions["split"].value_counts().sort_index().to_dict(),
+            "assignment_sha256": run.settings["assignment_sha256"],
+            "image_cache_sha256": run.settings["image_cache_sha256"],
+        },
+        "scores": evaluation.scores(run.confusion()),
+        "scores_split": run.reported_split,
+        "protocol": run.protocol,
+        "onnx": {"largest_difference": difference, "compared_galaxies": len(validation)},
+        "weights_sha256": run.settings["weights_sha256"],
+        "files": {name: receipts.sha256(folder / name) for name in (KERAS, ONNX, REFERENCE)},
+        "receipt": _receipt(run_folder),
+    }
+    with atomic(folder / "card.md") as temporary:
+        temporary.write_text(describe(card))
+    with atomic(folder / CARD) as temporary:
+        temporary.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    return Package(folder, card, reference)
+
+
+def load(folder: str | Path) -> Package:
+    """Open a package and check that its files are those that its card names.
+
+    Raises
+    ------
+    InputError
+        If it is no package, or a file is missing or has changed.
+    """
+    folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise InputError(
+            f"{folder} is no exported model: it has no {CARD}. Give the folder of a training step "
+            "or one that `python -m lib.predict export` has written."
+        )
+    card = json.loads((folder / CARD).read_text())
+    for name, known in card["files"].items():
+        if not (folder / name).is_file() or receipts.sha256(folder / name) != known:
+            raise InputError(f"{folder / name} is not the file its card names: export it again")
+    with np.load(folder / REFERENCE) as stored:
+        return Package(folder, card, Reference(**stored))
+
+
+def is_training_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a training step, which has to be exported first."""
+    return (Path(folder) / "model.json").is_file()
+
+
+def describe(card: dict) -> str:
+    """Model card as Markdown."""
+    pixels, calibration = card["preprocessing"], card["calibration"]
+    distance = card["out_of_distribution"]
+    galaxies = ", ".join(f"{n} {split}" for split, n in card["training_data"]["galaxies"].items())
+    scores = "\n".join(f"| {name} | {value:.3f} |" for name, value in card["scores"].items())
+    views = ", ".join(f"{t:.3f} for {n} view(s)" for n, t in calibration["temperature"].items())
+    side = pixels["crop"] * pixels["binning"]
+    return f"""# {card["role"]}: spiral arm numbers from an image
+
+**What it does.** {card["backbone"]} with a two-layer head gives, for an image of a spiral galaxy,
+the probability of each arm class: {", ".join(card["classes"])} ("?" is "can't tell"). It was made
+for galaxies already known to be spirals and nearly face-on; of any other object it still gives
+probabilities, which mean nothing.
+
+**How to apply it.** Take an 8-bit RGB image of {pixels["size"]} x {pixels["size"]} px; keep the
+central {side} x {side} px; average blocks of {pixels["binning"]} x {pixels["binning"]} px and round
+to integers, which leaves {pixels["crop"]} x {pixels["crop"]} px. Colour is "{pixels["colour"]}"
+(grey is the mean of the three channels, not rounded). Multiply by {pixels["input_scale"]:.9f}. The
+array, float32 (n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is
+input `pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms
+of the probabilities by the temperature ({views}) and take the softmax.
+`python -m lib.predict` does all of this.
+
+**Training.** Backbone weights from: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
+Class merge: {card["merge"]}. {card["training"]["epochs"]} epochs at most, batches of
+{card["training"]["batch_size"]}, seed {card["training"]["seed"]}.
+
+**Scores** on the {card["scores_split"]} galaxies, protocol `{card["protocol"]}`:
+
+| score | value |
+|---|---|
+{scores}
+
+**Calibration.** Fitted on {calibration["galaxies"]} validation galaxies: negative log-likelihood
+{calibration["nll_before"]:.3f} before, {calibration["nll_after"]:.3f} after, on the same galaxies.
+
+**Out of distribution.** Distance {distance["distance"]}; {distance["training_galaxies"]} training
+galaxies are kept. A galaxy is flagged beyond {distance["flag_distance"]:.3f}, the
+{distance["flag_percentile"]:.0f}th percentile of {distance["held_out_galaxies"]} validation
+galaxies. The flag says that an image is unlike the training images, not that it is wrong.
+
+**Parity.** Probabilities of `{ONNX}` differ from those of Keras by at most
+{card["onnx"]["largest_difference"]:.1e} on {card["onnx"]["compared_galaxies"]} validation galaxies.
+
+Weights (SHA-256): `{card["weights_sha256"]}`
+"""
+
+
+def _cache_folder(run_folder: Path) -> Path:
+    return run_folder.parent / "02_preprocessing"
+
+
+def _preprocessing(run_folder: Path, settings: dict) -> dict[str, int]:
+    """Size of the files' images and binning that the training images were made with."""
+    parameters = receipts.read(_cache_folder(run_folder))["parameters"]
+    if settings["crop"] > parameters["crop"]:
+        raise InputError(f"{run_folder} and {_cache_folder(run_folder)} are not of one run")
+    stored = {"stored_colour": parameters["colour"]}
+    return {**{name: parameters[name] for name in ("size", "binning")}, **stored}
+
+
+def _receipt(run_folder: Path) -> dict[str, object]:
+    """What of the training step's receipt says where the network comes from."""
+    receipt = receipts.read(run_folder)
+    names = ("step", "git", "library", "packages", "machine", "inputs")
+    return {name: receipt[name] for name in names}
+
+
+def _export_onnx(run_folder: Path, path: Path) -> None:
+    """Write a trained network as ONNX, pixels -> features and probabilities."""
+    import keras
+
+    from lib import models
+
+    model = keras.models.load_model(run_folder / "model.keras", compile=False, safe_mode=True)
+    plain = keras.models.clone_model(model, clone_function=_without_normalization)
+    for layer in plain.layers:
+        if not isinstance(layer, keras.layers.Rescaling):
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    outputs = {"features": plain.get_layer(models.FEATURES).output, "probabilities": plain.output}
+    network = keras.Model(plain.input, outputs)
+    network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
+    with atomic(path) as temporary:
+        network.export(temporary, format="onnx", verbose=False)
+
+
+def _without_normalization(layer):
+    """Copy of a layer without its weights; Normalization as the Rescaling that it amounts to.
+
+    tf2onnx would make inputs of the constants that Normalization keeps.
+    """
+    import keras
+
+    if isinstance(layer, keras.layers.Normalization):
+        mean, deviation = np.ravel(layer.mean), np.sqrt(np.ravel(layer.variance))
+        return keras.layers.Rescaling(
+            (1 / deviation).tolist(), (-mean / deviation).tolist(), name=layer.name
+        )
+    return type(layer).from_config(layer.get_config())
+
+
+def _batches(cache: ImageCache, galaxy_ids, scale: float):
+    rows = cache.rows(galaxy_ids)
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        yield network_input(cache.arrays[part], cache.colour, scale)
+
+
+def _features(engine: Engine, cache: ImageCache, galaxy_ids, scale: float) -> np.ndarray:
+    return np.concatenate([engine.run(x)[0] for x in _batches(cache, galaxy_ids, scale)])
+
+
+def _predict(engine: Engine, cache: ImageCache, galaxy_ids, scale: float):
+    """Features, probabilities, and probabilities averaged over all views, of some galaxies."""
+    results = []
+    for pixels in _batches(cache, galaxy_ids, scale):
+        features, probabilities = engine.run(pixels)
+        results.append((features, probabilities, averaged(engine, pixels, VIEWS[-1])[1]))
+    return (np.concatenate(column) for column in zip(*results))
+
+
+def _reference(training: np.ndarray, held_out: np.ndarray, path: Path) -> Reference:
+    """Standardise training features, measure the held-out galaxies by them, and keep both."""
+    centre, scale = training.mean(axis=0), training.std(axis=0)
+    scale = np.maximum(scale, 1e-6 * scale.max())  # a dead feature tells nothing
+    standard = (training - centre) / scale
+    reference = Reference(centre, scale, standard, np.empty(0, np.float32))
+    distances = np.sort(reference.distance(held_out))
+    reference = Reference(centre, scale, standard, distances)
+    with atomic(path) as temporary:
+        np.savez(temporary, **vars(reference))
+    return reference

@@ -1,0 +1,292 @@
+"""Predict a survey of any size: a plan, shards that are independent of each other, a catalogue.
+
+A folder of a prediction holds ``plan.json`` and ``list.parquet`` (what to do), ``model`` (the
+exported network, unless it was given), ``shards`` (one Parquet file per finished shard) and, at the
+end, the catalogue. A shard is predicted again only when its file is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from lib import receipts
+from lib.images import ImageError, network_input
+from lib.paths import atomic
+from lib.predict import catalogue, package
+from lib.predict.engine import averaged
+from lib.predict.inputs import PATH, Lupton, read_image, root_of, write_list
+from lib.predict.package import CARD, VIEWS, Package
+from lib.schema import InputError
+
+PLAN, LIST, SHARDS, MODEL = "plan.json", "list.parquet", "shards", "model"
+
+BATCH = 32
+"""Images that the network is given at once; one such batch is decoded ahead."""
+
+
+def plan(
+    model: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    root: str | Path | None = None,
+    views: int = 1,
+    shard_size: int = 10_000,
+    lupton: Lupton | None = None,
+) -> Path:
+    """Write down what is to be predicted, and export the network if need be.
+
+    Parameters
+    ----------
+    model : path
+        Exported package or folder of a training step.
+    images : path
+        See `lib.predict.inputs.write_list`.
+    out : path
+        Folder of the prediction.
+    root : path, optional
+        Folder that relative paths in the list start from; that of the list by default.
+    views : {1, 8}
+        Views of each image over which probabilities are averaged.
+    shard_size : int
+        Images per shard.
+    lupton : Lupton, optional
+        Stretch of FITS images.
+
+    Returns
+    -------
+    Path
+        ``plan.json``. It is left as it was where nothing has changed, so that shards stay fresh.
+
+    Raises
+    ------
+    InputError
+        If model or list cannot be used, or `views` is not possible.
+    """
+    if views not in VIEWS:
+        raise InputError(f"views = {views}: choose 1, or 8 to average rotations and mirrors")
+    out = Path(out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    exported = _exported(Path(model), out / MODEL)
+    galaxies = write_list(images, out / LIST, shard_size)
+    root = Path(root).resolve() if root else root_of(images)
+    if not root.is_dir():
+        raise InputError(f"the folder of the images, {root}, is missing: correct root")
+    content = {
+        "model": os.path.relpath(exported.folder.resolve(), out),
+        "card_sha256": receipts.sha256(exported.folder / CARD),
+        "root": str(root),
+        "galaxies": galaxies,
+        "shard_size": shard_size,
+        "shards": -(-galaxies // shard_size),
+        "views": views,
+        "lupton": asdict(lupton or Lupton()),
+        "list_sha256": receipts.sha256(out / LIST),
+    }
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    path = out / PLAN
+    if not path.is_file() or path.read_text() != text:
+        for shard in (out / SHARDS).glob("*.parquet"):
+            shard.unlink()
+        with atomic(path) as temporary:
+            temporary.write_text(text)
+    return path
+
+
+def _exported(model: Path, folder: Path) -> Package:
+    """The package of a model; a training step is exported unless that has been done."""
+    if not package.is_training_run(model):
+        return package.load(model)
+    known = json.loads((model / "model.json").read_text())["weights_sha256"]
+    if (folder / CARD).is_file():
+        exported = package.load(folder)
+        if exported.card["weights_sha256"] == known:
+            return exported
+    return package.export(model, folder)
+
+
+def read_plan(path: str | Path) -> dict:
+    """Content of a ``plan.json``.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run `python -m lib.predict plan` first") from None
+
+
+def shard_path(plan_path: str | Path, number: int) -> Path:
+    """File of a shard."""
+    return Path(plan_path).parent / SHARDS / f"{number:06d}.parquet"
+
+
+def predict_shard(plan_path: str | Path, number: int, threads: int | None = None) -> Path:
+    """Predict the images of one shard.
+
+    Parameters
+    ----------
+    plan_path : path
+        ``plan.json`` of the prediction.
+    number : int
+        Shard, from 0.
+    threads : int, optional
+        Threads to decode with, and of one operation of the network; all cores by default.
+
+    Returns
+    -------
+    Path
+        File of the shard, which appears when it is whole.
+
+    Raises
+    ------
+    InputError
+        If the plan has no such shard, or the network is not the plan's.
+    """
+    plan_path = Path(plan_path)
+    content = read_plan(plan_path)
+    if not 0 <= number < content["shards"]:
+        raise InputError(f"{plan_path} has shards 0 to {content['shards'] - 1}, not {number}")
+    exported = _planned_package(plan_path, content)
+    with pa.parquet.ParquetFile(plan_path.parent / LIST) as file:
+        listed = file.read_row_group(number).to_pandas()
+    result = _predict(listed, exported, content, threads)
+    path = shard_path(plan_path, number)
+    with atomic(path) as temporary:
+        pa.parquet.write_table(result, temporary)
+    return path
+
+
+def _planned_package(plan_path: Path, content: dict) -> Package:
+    exported = package.load(plan_path.parent / content["model"])
+    if receipts.sha256(exported.folder / CARD) != content["card_sha256"]:
+        raise InputError(f"the model in {exported.folder} has changed since {plan_path}: plan anew")
+    return exported
+
+
+def _predict(
+    listed: pd.DataFrame, exported: Package, content: dict, threads: int | None
+) -> pa.Table:
+    """Catalogue rows of some images, which are decoded while the network runs."""
+    threads = threads or os.cpu_count()
+    engine = exported.engine(threads)
+    pixels, lupton = exported.card["preprocessing"], Lupton(**content["lupton"])
+    root = Path(content["root"])
+
+    def read(path: str) -> np.ndarray | str:
+        try:
+            return read_image(root / path, pixels, lupton)
+        except ImageError as error:
+            return str(error)
+        except Exception as error:  # a damaged file may make a decoder raise anything
+            return f"{type(error).__name__}: {error}"
+
+    parts = []
+    with ThreadPoolExecutor(threads) as pool:
+        paths = listed[PATH].tolist()
+        for start, images in zip(range(0, len(paths), BATCH), _ahead(pool, read, paths)):
+            found = [image for image in images if not isinstance(image, str)]
+            reasons = [image if isinstance(image, str) else "" for image in images]
+            features, probabilities = _run(engine, found, exported, content["views"])
+            parts.append(
+                catalogue.table(
+                    listed.iloc[start : start + BATCH],
+                    reasons,
+                    features,
+                    probabilities,
+                    exported,
+                    content["views"],
+                )
+            )
+    return pa.concat_tables(parts)
+
+
+def _ahead(pool: ThreadPoolExecutor, read: Callable, paths: list[str]) -> Iterator[list]:
+    """Batches of images in order; the next one is being read while one is used."""
+    waiting: deque = deque()
+    for start in range(0, len(paths), BATCH):
+        waiting.append([pool.submit(read, path) for path in paths[start : start + BATCH]])
+        if len(waiting) > 1:
+            yield [future.result() for future in waiting.popleft()]
+    for futures in waiting:
+        yield [future.result() for future in futures]
+
+
+def _run(engine, images: list[np.ndarray], exported: Package, views: int):
+    """Features and probabilities of some images, perhaps of none."""
+    if not images:
+        width = exported.reference.features.shape[1]
+        return np.empty((0, width), np.float32), np.empty((0, len(exported.classes)))
+    pixels = exported.card["preprocessing"]
+    inputs = network_input(np.stack(images), pixels["colour"], pixels["input_scale"])
+    return averaged(engine, inputs, views)
+
+
+def gather(plan_path: str | Path) -> Path:
+    """Put the shards together into one catalogue in three formats.
+
+    Returns
+    -------
+    Path
+        ``catalogue.parquet``; ``catalogue.fits`` and ``catalogue.vot`` lie beside it.
+
+    Raises
+    ------
+    InputError
+        If a shard is missing.
+    """
+    plan_path = Path(plan_path)
+    content = read_plan(plan_path)
+    files = [shard_path(plan_path, number) for number in range(content["shards"])]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise InputError(
+            f"{len(absent)} of {len(files)} shards are missing (first: {absent[0]}): give the same "
+            "command again to predict them"
+        )
+    catalogue.write(
+        lambda: (pa.parquet.read_table(file) for file in files),
+        _planned_package(plan_path, content),
+        content,
+        plan_path.parent,
+    )
+    return plan_path.parent / catalogue.NAMES[0]
+
+
+def run(plan_path: str | Path, log: Callable[[str], None] = print) -> Path:
+    """Predict every shard that is not there yet in this process, and gather them."""
+    content = read_plan(plan_path)
+    for number in range(content["shards"]):
+        if not shard_path(plan_path, number).is_file():
+            predict_shard(plan_path, number)
+        log(f"shard {number + 1} of {content['shards']}")
+    return gather(plan_path)
+
+
+def summary(path: str | Path) -> dict[str, object]:
+    """Numbers of a catalogue: `galaxies`, `predicted`, `flagged`, and `reasons` by frequency."""
+    counts = {"galaxies": 0, "predicted": 0, "flagged": 0}
+    reasons: dict[str, int] = {}
+    with pa.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["reason", "out_of_distribution"]):
+            part = batch.to_pandas()
+            counts["galaxies"] += len(part)
+            counts["predicted"] += int((part["reason"] == "").sum())
+            counts["flagged"] += int(part["out_of_distribution"].sum())
+            for reason, number in part["reason"][part["reason"] != ""].value_counts().items():
+                reasons[reason] = reasons.get(reason, 0) + int(number)
+    return {**counts, "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1]))}
