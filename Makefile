@@ -3,6 +3,7 @@
 #   make run PROFILE=challenge DATA=<folder>    the same on real galaxies
 #   make lab      JupyterLab with every notebook
 #   make test     the tests
+#   make predict MODEL=<training step> IMAGES=<folder or list> OUT=<folder>    a catalogue
 PROFILE ?= mock
 DATA ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -11,13 +12,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab test lint verify data kaggle weights docs report lock
+.PHONY: run lab predict test lint verify data kaggle weights docs report lock
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# Apply a trained network to images; VIEWS=8 averages rotations and mirrors.
+predict: $(READY)
+	$(BIN)/python -m lib.predict run --model "$(MODEL)" --images "$(IMAGES)" --out "$(OUT)" \
+	  $(if $(VIEWS),--views $(VIEWS)) --cores $(CORES)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile

@@ -4,7 +4,9 @@
 # its receipt is there, and done again when its notebook, its parameters or the receipt of a step
 # before it has changed. `make run` calls this file; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
+import json
 import sys
+from pathlib import Path
 
 from lib import profiles
 
@@ -21,6 +23,7 @@ FLOW = {
     "05_explainability": ["02_preprocessing", "03_train_b0", "04_train_v2m"],
     "06_stellar_mass": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
+    "10_predict_survey": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
     "11_pretrain_backbone": [],
 }
 GPUS = int(config.get("gpus", 1))
@@ -57,3 +60,30 @@ for step in PROFILE.steps:
         shell:
             f"'{sys.executable}' -m lib.steps run {{params.step}} "
             f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
+
+
+# A survey: shards of the images of a plan (lib.predict), and the catalogue that gathers them.
+# `make predict` writes the plan and calls this; by hand: --config predict=<plan.json> predict_gather
+if "predict" in config:
+    SURVEY = Path(config["predict"]).parent
+    SHARDS = json.loads(Path(config["predict"]).read_text())["shards"]
+
+    rule predict_shard:
+        input:
+            config["predict"],
+        output:
+            f"{SURVEY}/shards/{{number}}.parquet",
+        wildcard_constraints:
+            number=r"\d{6}",
+        threads: 4
+        shell:
+            f"'{sys.executable}' -m lib.predict shard '{{input}}' {{wildcards.number}} --threads {{threads}}"
+
+    rule predict_gather:
+        input:
+            [f"{SURVEY}/shards/{number:06d}.parquet" for number in range(SHARDS)],
+            plan=config["predict"],
+        output:
+            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits", "catalogue.vot")],
+        shell:
+            f"'{sys.executable}' -m lib.predict gather '{{input.plan}}'"

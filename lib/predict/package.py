@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     """
     run_folder, folder = Path(run_folder), Path(folder)
     run = evaluation.read_run(run_folder)
+    if not (run_folder / KERAS).is_file():
+        raise InputError(f"{run_folder / KERAS} is missing: run the training notebook again")
     preprocessing = _preprocessing(run_folder, run.settings)
     cache = open_cache(_cache_folder(run_folder), run.settings["crop"], run.settings["colour"])
     if cache.sha256 != run.settings["image_cache_sha256"]:
@@ -319,7 +322,8 @@ def _export_onnx(run_folder: Path, path: Path) -> None:
     outputs = {"features": plain.get_layer(models.FEATURES).output, "probabilities": plain.output}
     network = keras.Model(plain.input, outputs)
     network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras mending tf2onnx for NumPy 2
         network.export(temporary, format="onnx", verbose=False)
 
 
