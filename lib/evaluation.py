@@ -645,11 +645,11 @@ def compare_pairs(runs: list[Run], *, seed: int = 42) -> tuple[pd.DataFrame, pd.
 
 
 def paper_column(run: Run) -> str | None:
-    """Column of the paper's Table 3 that a run repeats; None for merges and for V2M on all data."""
+    """Column of the paper's Table 3 that a run repeats; None for what the paper does not have."""
     sampling = {"all": "all data"}.get(run.settings.get("sampling"), "down-sampled")
     column = f"{run.settings['role']} {sampling}"
-    unmerged = run.settings.get("merge", "none") == "none"
-    return column if unmerged and column in paper.TABLE_3_COLUMNS else None
+    plain = run.settings.get("merge", "none") == "none" and balance(run) == "none"
+    return column if plain and column in paper.TABLE_3_COLUMNS else None
 
 
 def compare_with_paper(run: Run, level: float = LEVEL) -> pd.DataFrame:
@@ -742,7 +742,7 @@ def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) ->
 def calibration(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) -> dict[str, float]:
     """Expected calibration error, Brier score and negative log-likelihood.
 
-    ``ece``: mean |accuracy - confidence| over bins (Guo et al. 2017); ``brier``: mean squared
+    ``ece``: mean ``|accuracy - confidence|`` over bins (Guo et al. 2017); ``brier``: mean squared
     distance to the one-hot label, summed over classes (0 to 2); ``nll``: in nats per galaxy.
     """
     bin_table = reliability(probabilities, label, bins)
@@ -904,7 +904,7 @@ def sound_split(assignment: pd.DataFrame, fraction: float = 0.5, seed: int = 42)
 
 
 def repeated_folds(label, folds: int = 5, repeats: int = 1, seed: int = 42):
-    """Repeated stratified folds.
+    """Repeated stratified folds; the first ones stay the same when repeats are added.
 
     Returns
     -------
@@ -1080,12 +1080,22 @@ def unseen_recall(run: Run) -> pd.DataFrame:
     return table[table["n_rest"] > 0]
 
 
-def protocols(run: Run, *, seed: int = 42) -> pd.DataFrame:
+def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.DataFrame:
     """Scores of a run under both protocols, as far as its files allow.
 
-    Published: the validation galaxies, on which the epoch was chosen. Sound: the test galaxies
-    where the run set some aside; else validation galaxies at epochs chosen by other ones
-    (`epoch_optimism`) where the run kept its probabilities epoch by epoch; else NaN.
+    Published: the validation galaxies, on which the epoch was chosen. Sound: the galaxies of the
+    published training and validation sets, each tested by the network that had no part of it
+    (cross-validation), where `fold_runs` has such runs; the test galaxies where the run set some
+    aside; else validation galaxies at epochs chosen by other ones (`epoch_optimism`) where the run
+    kept its probabilities epoch by epoch; else NaN.
+
+    Parameters
+    ----------
+    run : Run
+    fold_runs : sequence of Run
+        Runs of single folds; those that were trained as `run` was are used.
+    seed : int
+        Of the halvings.
 
     Returns
     -------
@@ -1096,24 +1106,7 @@ def protocols(run: Run, *, seed: int = 42) -> pd.DataFrame:
     """
     table = score_intervals(run.confusion("validation"))
     table = table.rename(columns={"value": "published"})
-    if run.reported_split == "test":
-        sound = score_intervals(run.confusion("test"))
-        source = "test galaxies set aside"
-    elif run.epoch_probabilities is not None:
-        label = class_index(run.part("validation")["label"], run.classes)
-        found = epoch_optimism(run.epoch_probabilities, label, seed=seed)
-        # The optimism is measured from the same validation set: sound = published - optimism.
-        sound = pd.DataFrame(
-            {
-                "value": found["sound"],
-                "low": found["published"] - found["high"],
-                "high": found["published"] - found["low"],
-            }
-        )
-        source = "epochs chosen by other galaxies"
-    else:
-        sound = pd.DataFrame(np.nan, index=table.index, columns=["value", "low", "high"])
-        source = "not available"
+    sound, source = _sound_scores(run, fold_runs, seed)
     sound = sound.rename(columns={"value": "sound", "low": "sound_low", "high": "sound_high"})
     table = table.join(sound)
     overall = _paper_cells(paper_column(run), LEVEL).reset_index()
@@ -1122,3 +1115,178 @@ def protocols(run: Run, *, seed: int = 42) -> pd.DataFrame:
     table["sound_from"] = source
     table.insert(0, "run", run.name)
     return table.rename_axis("metric").reset_index()
+
+
+def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.DataFrame, str]:
+    """``value``, ``low``, ``high`` under the sound protocol, and where they are from."""
+    folds = [fold for fold in fold_runs if _training_key(fold) == _training_key(run)]
+    if folds:
+        used = run.predictions[run.predictions["split"].isin(["train", "validation"])]
+        _, summary = cross_validate(folds, used["galaxy_id"])
+        return summary[["value", "low", "high"]], f"cross-validation, {len(folds)} folds"
+    if run.reported_split == "test":
+        return score_intervals(run.confusion("test")), "test galaxies set aside"
+    if run.epoch_probabilities is None:
+        return pd.DataFrame(np.nan, index=SCORES, columns=["value", "low", "high"]), "not available"
+    label = class_index(run.part("validation")["label"], run.classes)
+    found = epoch_optimism(run.epoch_probabilities, label, seed=seed)
+    # The optimism is measured from the same validation set: sound = published - optimism.
+    sound = {
+        "value": found["sound"],
+        "low": found["published"] - found["high"],
+        "high": found["published"] - found["low"],
+    }
+    return pd.DataFrame(sound), "epochs chosen by other galaxies"
+
+
+# ---------------------------------------------------------------------------------------------
+# Sweeps: image size (Fig. 5), class balance (Fig. 6, Table 3 left), folds
+
+
+def balance(run: Run) -> str:
+    """What a run did about unequal classes beside down-sampling, see `lib.training`."""
+    return run.settings.get("training", {}).get("balance", "none")
+
+
+def option(run: Run) -> str:
+    """What a run did about unequal classes: ``all data``, ``down-sampled`` or its `balance`."""
+    sampling = "all data" if run.settings.get("sampling") == "all" else "down-sampled"
+    return sampling if balance(run) == "none" else balance(run)
+
+
+def size_spread(runs: list[Run]) -> pd.DataFrame:
+    """Macro-F1 of runs with several seeds for each role and image size (Fig. 5).
+
+    Returns
+    -------
+    DataFrame
+        One row per role and size in order: ``role``, ``crop`` (pixels), the columns of
+        `seed_spread`, ``sampling`` (half the mean width of the 95 % intervals of single runs, the
+        error from the choice of galaxies) and ``galaxies`` (reported on by each run).
+    """
+    rows = []
+    for run in runs:
+        found = score_intervals(run.confusion()).loc["macro_f1"]
+        half = (found["high"] - found["low"]) / 2
+        rows.append((run.settings["role"], run.settings["crop"], found["value"], half, run))
+    table = pd.DataFrame(rows, columns=["role", "crop", "f1", "half", "run"])
+    spread = [
+        {
+            "role": role,
+            "crop": crop,
+            **seed_spread(group["f1"]),
+            "sampling": group["half"].mean(),
+            "galaxies": len(group["run"].iloc[0].part()),
+        }
+        for (role, crop), group in table.groupby(["role", "crop"])
+    ]
+    return pd.DataFrame(spread)
+
+
+def choose_size(spread: pd.DataFrame) -> pd.DataFrame:
+    """Image size of each role by the rule of one standard error, and by the paper's words.
+
+    The rule: the smallest size whose mean F1 is not more than one standard error (sd / sqrt(n), of
+    the best size) below the best mean (Breiman et al. 1984, Sec. 3.4.3). It takes the cheapest
+    network that these runs cannot tell from the best. Sec. 4.2.1 names the lowest CV.
+
+    Parameters
+    ----------
+    spread : DataFrame
+        From `size_spread`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by role: ``best`` (size with the highest mean), ``least`` (mean that is enough),
+        ``chosen`` and ``lowest_cv`` (sizes; NA where a single seed has no CV).
+    """
+    rows = {}
+    for role, sizes in spread.groupby("role"):
+        best = sizes.loc[sizes["mean"].idxmax()]
+        error = 0 if np.isnan(best["sd"]) else best["sd"] / np.sqrt(best["n"])
+        least = best["mean"] - error
+        known = sizes[sizes["cv"].notna()]
+        rows[role] = {
+            "best": best["crop"],
+            "least": least,
+            "chosen": sizes.loc[sizes["mean"] >= least, "crop"].min(),
+            "lowest_cv": known.loc[known["cv"].idxmin(), "crop"] if len(known) else pd.NA,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
+
+
+def fold_groups(runs: list[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but the fold they are tested on, in the order of the folds.
+
+    Runs without a fold are left out.
+    """
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.settings.get("fold") is not None:
+            groups.setdefault(_training_key(run), []).append(run)
+    return [sorted(group, key=lambda run: run.settings["fold"]) for group in groups.values()]
+
+
+def _training_key(run: Run) -> tuple:
+    """What is trained and how; not on which galaxies, nor by which protocol they are scored."""
+    names = ("role", "backbone", "weights", "crop", "colour", "trainable", "merge", "sampling")
+    training = {**run.settings.get("training", {}), "name": None, "view_seed": None}
+    return (
+        *(run.settings.get(name) for name in names),
+        run.classes,
+        json.dumps(training, sort_keys=True),
+    )
+
+
+def pool(runs: list[Run]) -> Run:
+    """One run with the test galaxies of the folds of the first repeat, each by its own network."""
+    first = [run for run in runs if run.settings["fold"] < run.settings["folds"]]
+    tested = pd.concat([run.part("test") for run in first], ignore_index=True)
+    return replace(first[0], predictions=tested, epoch_probabilities=None)
+
+
+def cross_validate(runs: list[Run], galaxies=None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Confusion matrix and scores over the folds of a group of `fold_groups`.
+
+    Parameters
+    ----------
+    runs : list of Run
+        One per fold, of whole repeats or not.
+    galaxies : array-like, optional
+        Identifiers of the galaxies to score; all tested ones by default.
+
+    Returns
+    -------
+    matrix : DataFrame
+        Mean over the repeats of the counts of all folds (float): every galaxy counts once.
+    summary : DataFrame
+        Indexed by `SCORES`: ``value``, ``low``, ``high`` of that matrix (interval for the choice of
+        galaxies) and ``fold_mean``, ``fold_sd``, ``fold_low``, ``fold_high`` of
+        `cross_validation_summary` (for galaxies and training together; NaN for a single fold).
+
+    Raises
+    ------
+    InputError
+        If none of the galaxies was tested.
+    """
+    parts = []
+    for run in runs:
+        part = run.part("test")
+        parts.append(part if galaxies is None else part[part["galaxy_id"].isin(galaxies)])
+    if not sum(map(len, parts)):
+        raise InputError(f"the folds of {runs[0].name} test none of the galaxies asked for")
+    matrices = [confusion(p["label"], p["predicted"], runs[0].classes) for p in parts if len(p)]
+    times = pd.concat(parts)["galaxy_id"].value_counts().mean()
+    matrix = sum(matrices) / times
+    summary = score_intervals(matrix)
+    of_folds = pd.DataFrame([scores(m) for m in matrices])
+    for name in ("mean", "sd", "low", "high"):
+        summary[f"fold_{name}"] = np.nan
+    if len(matrices) > 1:
+        test_share = 1 / (runs[0].settings["folds"] - 1)
+        for metric in SCORES:
+            found = cross_validation_summary(of_folds[metric], test_share)
+            for name in ("mean", "sd", "low", "high"):
+                summary.loc[metric, f"fold_{name}"] = found[name]
+    return matrix, summary

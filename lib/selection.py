@@ -6,13 +6,14 @@ criteria (`paper-text`) and its authors ran another (`authors-code`); both are h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
+from lib.evaluation import repeated_folds
 from lib.schema import (
     ARM_CLASSES,
     CLEAN_COLUMNS,
@@ -269,10 +270,13 @@ def assign(
     sample: pd.DataFrame,
     *,
     merge: str = "none",
+    classes: Sequence[str] = (),
     sampling: str = "down-sampled",
     max_per_class: int = 300,
     choose: str = "first",
     validation_fraction: float = 0.3,
+    fold: int | None = None,
+    folds: int = 5,
     seed: int = 42,
     allow_empty: bool = False,
 ) -> pd.DataFrame:
@@ -281,12 +285,18 @@ def assign(
     Each class is split by scikit-learn's ``train_test_split(test_size=validation_fraction,
     random_state=seed)`` on its own, in catalogue order: validation gets the ceiling of its share.
 
+    With `fold`, a stratified fold of the whole sample is set aside first, for testing, and only the
+    rest is down-sampled and split. Whatever is done to balance the classes, the test galaxies of a
+    fold are then the same, and those of all folds of a repeat are the whole sample.
+
     Parameters
     ----------
     sample : DataFrame
         From `select`: columns `galaxy_id` and `label`.
     merge : str
         A key of `lib.schema.MERGES`, done before anything else.
+    classes : sequence of str
+        Merged classes to keep; all of them by default.
     sampling : {"down-sampled", "all"}
         Whether at most `max_per_class` galaxies of each class are used.
     max_per_class : int
@@ -296,30 +306,41 @@ def assign(
         with `seed` (as the paper says).
     validation_fraction : float
         Share of each class, between 0 and 1.
+    fold : int, optional
+        Which fold to test on, from 0; `folds` and more are those of a repeat with other folds.
+    folds : int
+        Folds of the sample.
     seed : int
-        Of the draw and of the split.
+        Of the draw, of the split and of the folds.
     allow_empty : bool
         Accept classes with no galaxy; the only galaxy of a class then goes to training.
 
     Returns
     -------
     DataFrame
-        `galaxy_id`, `label` (merged) and `split` ("train", "validation", or "rest" for galaxies
-        left out by down-sampling) for every galaxy of the sample, sorted by `galaxy_id`.
+        `galaxy_id`, `label` (merged) and `split` ("train", "validation", "test" for the galaxies
+        of the fold, or "rest" for those left out by down-sampling) for every galaxy of the classes,
+        sorted by `galaxy_id`.
 
     Raises
     ------
     InputError
         If a parameter is not valid, or a class has too few galaxies to be split.
     """
-    check_sampling(merge, sampling, max_per_class, choose, validation_fraction)
+    check_sampling(
+        *(merge, sampling, max_per_class, choose, validation_fraction),
+        **{"classes": classes, "fold": fold, "folds": folds},
+    )
     result = sample[["galaxy_id"]].assign(label=merge_labels(sample["label"], merge), split="rest")
+    classes = tuple(classes) or merged_classes(merge)
+    result = result[result["label"].isin(classes)]
     result = result.sort_values("galaxy_id", ignore_index=True)
-    classes = merged_classes(merge)
     if not allow_empty:
         _refuse_small_classes(result["label"], classes, merge)
+    if fold is not None:
+        result.loc[_fold(result["label"], fold, folds, seed, allow_empty), "split"] = "test"
     for number, arm_class in enumerate(classes):
-        rows = np.flatnonzero(result["label"] == arm_class)
+        rows = np.flatnonzero((result["label"] == arm_class) & (result["split"] != "test"))
         if sampling == "down-sampled" and len(rows) > max_per_class:
             if choose == "random":
                 draw = np.random.default_rng([seed, number])
@@ -334,11 +355,35 @@ def assign(
     return result
 
 
+def _fold(labels: pd.Series, fold: int, folds: int, seed: int, allow_empty: bool) -> np.ndarray:
+    """Positions of a fold's galaxies, from those of `lib.evaluation.repeated_folds`."""
+    members = np.arange(len(labels))
+    if allow_empty:  # a class too small for the folds is trained on, and never tested
+        members = np.flatnonzero(labels.map(labels.value_counts()) >= folds)
+    pairs = repeated_folds(labels.iloc[members], folds, fold // folds + 1, seed)
+    return members[pairs[fold][1]]
+
+
 def check_sampling(
-    merge: str, sampling: str, max_per_class: int, choose: str, validation_fraction: float
+    merge: str,
+    sampling: str,
+    max_per_class: int,
+    choose: str,
+    validation_fraction: float,
+    *,
+    classes: Sequence[str] = (),
+    fold: int | None = None,
+    folds: int = 5,
 ) -> None:
     """Raise InputError unless `assign` can work with these parameters."""
-    merged_classes(merge)
+    if unknown := set(classes) - set(merged_classes(merge)):
+        raise InputError(
+            f"unknown classes {sorted(unknown)}: merge {merge!r} has {list(merged_classes(merge))}"
+        )
+    if folds < 2:
+        raise InputError(f"folds is {folds}; it must be 2 or more")
+    if fold is not None and (type(fold) is not int or fold < 0):
+        raise InputError(f"fold is {fold!r}; it must be a whole number from 0, or None")
     if sampling not in ("down-sampled", "all"):
         raise InputError(f"unknown sampling {sampling!r}: choose down-sampled or all")
     if choose not in ("first", "random"):

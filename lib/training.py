@@ -12,6 +12,7 @@ trained.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
@@ -31,6 +32,11 @@ from lib.paths import CHECKPOINT, atomic
 from lib.schema import MERGES, InputError, merged_classes, probability_columns
 
 PREDICTION_BATCH = 64
+
+BALANCES = ("none", "class weights", "balanced sampling", "focal loss")
+"""What can be done about classes of unequal size, beside down-sampling them."""
+
+_DRAW = 2  # a stream of random numbers below one seed, beside those of `lib.images`
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class Protocol:
         depth as they came, as published) or as in training, which random weights need.
     augmentation : Augmentation
         Of the training galaxies.
+    balance : {"none", "class weights", "balanced sampling", "focal loss"}
+        What is done about classes of unequal size; the paper only down-samples. See
+        `class_weights`, `balanced_order` and `make_loss`.
+    focal_gamma : float
+        Exponent of the focal loss.
     feature_views : int or None
         Augmented views per galaxy whose features are computed once, for a frozen backbone; epoch
         e takes view e modulo this number. None runs the backbone in every epoch, as published;
@@ -75,6 +86,8 @@ class Protocol:
     patience: int = 30
     batch_norm: str = "inference"
     augmentation: Augmentation = field(default_factory=Augmentation)
+    balance: str = "none"
+    focal_gamma: float = 2.0
     feature_views: int | None = None
     view_seed: int | None = None
     seed: int = 42
@@ -91,13 +104,44 @@ class Protocol:
             raise InputError(f"protocol = {self.name!r}: choose published or sound")
         if self.batch_norm not in ("inference", "train"):
             raise InputError(f"batch_norm = {self.batch_norm!r}: choose inference or train")
+        if self.balance not in BALANCES:
+            raise InputError(f"balance = {self.balance!r}: choose one of {', '.join(BALANCES)}")
+        if not self.focal_gamma >= 0:
+            raise InputError(f"focal_gamma = {self.focal_gamma}: it must be 0 or more")
         if self.seed < 0 or (self.view_seed is not None and self.view_seed < 0):
             raise InputError("seed and view_seed must be 0 or more")
 
-    def transforms(self, rows: np.ndarray, cache: ImageCache, view: int) -> np.ndarray:
-        """Augmentation of some rows of the cache in one view, see `lib.images.transforms`."""
+    def transforms(self, rows: np.ndarray, cache: ImageCache, view: int | np.ndarray) -> np.ndarray:
+        """Augmentation of some rows of the cache in one view, see `lib.images.transforms`.
+
+        `view` may also be an array with the view of each row.
+        """
         seed = self.seed if self.view_seed is None else self.view_seed
-        return random_transforms(rows, len(cache.arrays), cache.crop, self.augmentation, seed, view)
+        maps = np.empty((len(rows), 8), np.float32)
+        for number, chosen in _by_view(view, len(rows)):
+            maps[chosen] = random_transforms(
+                rows[chosen], len(cache.arrays), cache.crop, self.augmentation, seed, number
+            )
+        return maps
+
+    def order(self, labels: np.ndarray, epoch: int) -> np.ndarray:
+        """Positions of the training galaxies in the order of an epoch, given their class numbers.
+
+        Every galaxy once, or with balanced sampling what `balanced_order` draws.
+        """
+        if self.balance == "balanced sampling":
+            return balanced_order(labels, self.seed, epoch)
+        return epoch_order(len(labels), self.seed, epoch)
+
+    def views(self, order: np.ndarray, epoch: int) -> np.ndarray:
+        """View of each galaxy in an epoch's order; one that comes again is seen in another view.
+
+        Without `feature_views` there are as many views as wanted, and no epoch repeats another's.
+        """
+        again = pd.Series(order).groupby(order).cumcount().to_numpy()
+        if self.feature_views is None:
+            return epoch + self.epochs * again
+        return (epoch + again) % self.feature_views
 
 
 @dataclass(frozen=True)
@@ -132,11 +176,90 @@ class TrainedModel:
         return tuple(self.settings["classes"])
 
 
+def class_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Weight of each class in the loss: inverse to its frequency, mean 1 over the galaxies.
+
+    The mean keeps the scale of the loss, and with it the meaning of the learning rate.
+
+    Parameters
+    ----------
+    labels : ndarray of int, (n,)
+        Class number of each training galaxy; every class must occur.
+    n_classes : int
+
+    Returns
+    -------
+    ndarray, float32, (n_classes,)
+
+    Examples
+    --------
+    >>> class_weights(np.array([0, 1, 1, 1, 1, 1]), 2).tolist()
+    [3.0, 0.6000000238418579]
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    return (len(labels) / (n_classes * counts)).astype(np.float32)
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Positions of the galaxies of an epoch in which every class comes equally often.
+
+    As many galaxies as there are, rounded up to a multiple of the classes. Of a large class a part
+    is drawn, each galaxy at most once; a small class is gone through as often as needed. The draw
+    depends on seed and epoch only, so that an interrupted run can be taken up.
+
+    Parameters
+    ----------
+    labels : ndarray of int, (n,)
+        Class number of each training galaxy.
+    seed, epoch : int
+
+    Returns
+    -------
+    ndarray of int64
+        Positions in `labels`, in the order of the epoch.
+    """
+    rng = np.random.default_rng([_DRAW, seed, epoch])
+    classes = np.unique(labels)
+    wanted = -(-len(labels) // len(classes))
+    drawn = []
+    for number in classes:
+        members = np.flatnonzero(labels == number)
+        rounds = -(-wanted // len(members))
+        drawn.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:wanted])
+    return rng.permutation(np.concatenate(drawn))
+
+
+def make_loss(protocol: Protocol, weights: np.ndarray) -> Callable:
+    """Mean loss over a batch, (targets, probabilities) -> float32.
+
+    Cross-entropy -log p, where p is the probability given to the label; with "class weights" times
+    the label's weight; with "focal loss" times (1 - p)^gamma (Lin et al. 2017, with alpha = 1).
+
+    Parameters
+    ----------
+    protocol : Protocol
+    weights : ndarray, float32, (classes,)
+        From `class_weights`.
+    """
+    if protocol.balance == "focal loss":
+        return keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=protocol.focal_gamma)
+    entropy = keras.losses.CategoricalCrossentropy()
+    if protocol.balance == "class weights":
+        return lambda targets, p: entropy(targets, p, tf.linalg.matvec(targets, weights))
+    return entropy
+
+
+def _by_view(view: int | np.ndarray, n: int) -> list[tuple[int, np.ndarray]]:
+    """Each view and the positions, among `n`, that are seen in it."""
+    views = np.broadcast_to(view, n)
+    return [(int(number), np.flatnonzero(views == number)) for number in np.unique(views)]
+
+
 class FeatureStore:
     """Features of a frozen backbone, computed when first asked for and kept on disk.
 
     One file per view, named by a hash of everything the features depend on, so that runs with other
-    seeds, classes or heads share them.
+    seeds, classes or heads share them. Runs at the same time wait for each other's features.
 
     Parameters
     ----------
@@ -155,18 +278,41 @@ class FeatureStore:
         self.forward, self.width = _forward_function(body), body.output.shape[-1]
         self.key = _hash(identity)[:16]
 
-    def get(self, rows: np.ndarray, view: int | None) -> np.ndarray:
-        """Features of some rows of the image cache in a view, float32, (len(rows), features)."""
+    def get(self, rows: np.ndarray, view: int | None | np.ndarray) -> np.ndarray:
+        """Features of some rows of the image cache in a view, float32, (len(rows), features).
+
+        `view` may also be an array with the view of each row.
+        """
+        if view is None:
+            return self._get(rows, None)
+        found = np.empty((len(rows), self.width), np.float32)
+        for number, chosen in _by_view(view, len(rows)):
+            found[chosen] = self._get(rows[chosen], number)
+        return found
+
+    def _get(self, rows: np.ndarray, view: int | None) -> np.ndarray:
         path = self.folder / f"features_{self.key}_{'plain' if view is None else view}.npz"
         known, features = self._read(path)
-        new = np.setdiff1d(rows, known)
-        if len(new):
-            computed = self.forward(self.stream(new, view))
-            known, features = np.append(known, new), np.concatenate([features, computed])
-            with atomic(path) as temporary:
-                np.savez(temporary, rows=known, features=features)
+        if len(np.setdiff1d(rows, known)):
+            known, features = self._compute(path, rows, view)
         order = np.argsort(known)
         return features[order[np.searchsorted(known, rows, sorter=order)]]
+
+    def _compute(
+        self, path: Path, rows: np.ndarray, view: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Add what a file of features lacks of some rows; one run at a time may do that."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known, features = self._read(path)
+            new = np.setdiff1d(rows, known)
+            if len(new):
+                computed = self.forward(self.stream(new, view))
+                known, features = np.append(known, new), np.concatenate([features, computed])
+                with atomic(path) as temporary:
+                    np.savez(temporary, rows=known, features=features)
+        return known, features
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         if not path.exists():
@@ -226,6 +372,7 @@ def train(
     ]
     training = np.flatnonzero(assignment["split"] == "train")
     validation = np.flatnonzero(assignment["split"] == "validation")
+    labels = targets[training].argmax(axis=1)
 
     if protocol.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -250,8 +397,8 @@ def train(
     if protocol.feature_views is None:
         trained = model
 
-        def epoch_data(order, epoch):
-            return stream(rows[order], epoch, targets[order], protocol.batch_size)
+        def epoch_data(order, views):
+            return stream(rows[order], views, targets[order], protocol.batch_size)
 
         def plain(which):
             return stream(rows[which], None)
@@ -270,12 +417,16 @@ def train(
         for view in range(min(protocol.feature_views, protocol.epochs)):
             store.get(rows[training], view)
 
-        def epoch_data(order, epoch):
-            view = store.get(rows[order], epoch % protocol.feature_views)
-            return _slices((view, targets[order])).batch(protocol.batch_size)
+        def epoch_data(order, views):
+            seen = store.get(rows[order], views)
+            return _slices((seen, targets[order])).batch(protocol.batch_size)
 
         def plain(which):
             return _slices(store.get(rows[which], None)).batch(1024)
+
+    def epoch(number):
+        order = protocol.order(labels, number)
+        return epoch_data(training[order], protocol.views(order, number))
 
     forward = _forward_function(trained)
     in_training = network.trainable == "all" and protocol.batch_norm == "train"
@@ -284,7 +435,8 @@ def train(
         forward,
         protocol,
         in_training,
-        lambda epoch: epoch_data(training[epoch_order(len(training), protocol.seed, epoch)], epoch),
+        make_loss(protocol, class_weights(labels, len(classes))),
+        epoch,
         plain(validation),
         targets[validation],
         _Checkpoint(Path(folder) / CHECKPOINT, settings),
@@ -381,6 +533,7 @@ def _fit(
     forward: Callable,
     protocol: Protocol,
     in_training: bool,
+    loss: Callable,
     epoch_data: Callable[[int], tf.data.Dataset],
     validation: tf.data.Dataset,
     validation_targets: np.ndarray,
@@ -390,7 +543,6 @@ def _fit(
     """Train a model and leave it with the weights of its best epoch."""
     optimizer = keras.optimizers.Adam(protocol.learning_rate)
     optimizer.build(model.trainable_variables)
-    loss = keras.losses.CategoricalCrossentropy()
     variables = [*model.variables, *optimizer.variables]
     state = checkpoint.restore(variables)
     if state.history:
@@ -436,7 +588,7 @@ def _step_function(model, optimizer, loss, in_training: bool) -> Callable:
     every epoch, which takes longer than an epoch of a small network.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=(_any_batch(model.input), _any_batch(model.output)))
     def step(inputs, targets):
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=in_training)
@@ -459,8 +611,15 @@ def _run_epoch(step: Callable, data: tf.data.Dataset) -> tuple[float, float]:
 
 def _forward_function(model: keras.Model) -> Callable:
     """A model in inference mode as a graph: a data set of inputs -> outputs, float32, (n, ...)."""
-    forward = tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+    forward = tf.function(
+        lambda inputs: model(inputs, training=False), input_signature=(_any_batch(model.input),)
+    )
     return lambda data: np.concatenate([forward(inputs).numpy() for inputs in data])
+
+
+def _any_batch(tensor) -> tf.TensorSpec:
+    """Shape and type of a batch of any size: the last one of an epoch needs no graph of its own."""
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
 
 
 def _slices(tensors) -> tf.data.Dataset:
@@ -492,16 +651,19 @@ def metrics(predictions: pd.DataFrame, classes: tuple[str, ...]) -> dict:
     return result
 
 
-def save_run(run: TrainedModel, folder: str | Path) -> None:
+def save_run(run: TrainedModel, folder: str | Path, *, keep_model: bool = True) -> None:
     """Write a run: ``model.keras``, ``model.json``, ``history.csv``, ``predictions.parquet``,
     ``validation_probabilities.npy`` and ``metrics.json``.
+
+    Without `keep_model` there is no ``model.keras``, by far the largest of these.
 
     The checkpoint stays: while later cells of a notebook may still be killed, it saves training
     anew. The runner removes it (`lib.steps`).
     """
     folder = Path(folder)
-    with atomic(folder / "model.keras") as temporary:
-        run.model.save(temporary)
+    if keep_model:
+        with atomic(folder / "model.keras") as temporary:
+            run.model.save(temporary)
     with atomic(folder / "history.csv") as temporary:
         run.history.to_csv(temporary, index=False)
     with atomic(folder / "predictions.parquet") as temporary:

@@ -581,3 +581,128 @@ def test_incomplete_runs_are_refused(tmp_path):
     (folder / "history.csv").unlink()
     with pytest.raises(InputError, match="history.csv is missing"):
         ev.read_run(folder)
+
+
+# ---- sweeps
+
+
+def sweep_run(folder, predictions, **settings):
+    """A run with given predictions; `settings` as in model.json."""
+    training = {"seed": settings.pop("seed", 42), "balance": settings.pop("balance", "none")}
+    base = {"role": "B0", "crop": 64, "merge": "none", "sampling": "down-sampled"}
+    settings = {**base, "protocol": "published", "fold": None, "folds": 3, **settings}
+    settings |= {"classes": list(ARM_CLASSES), "training": training}
+    return ev.Run(folder, settings, predictions, pd.DataFrame(), None)
+
+
+def table(label, predicted, split="validation", first=0):
+    ids = np.arange(first, first + len(label))
+    return pd.DataFrame({"galaxy_id": ids, "label": label, "split": split, "predicted": predicted})
+
+
+def test_spread_over_seeds_by_size_is_that_of_each_runs_f1():
+    rng = np.random.default_rng(5)
+    runs, expected = [], {}
+    for crop in (96, 32):
+        for seed in (1, 2, 3):
+            label, predicted = rng.choice(["2", "3"], 80), rng.choice(["2", "3"], 80)
+            runs.append(sweep_run("r", table(label, predicted), crop=crop, seed=seed))
+            f1 = metrics.f1_score(label, predicted, average="macro")
+            expected.setdefault(crop, []).append(f1)
+    spread = ev.size_spread(runs).set_index("crop")
+    assert list(spread.index) == [32, 96] and (spread["galaxies"] == 80).all()
+    for crop, values in expected.items():
+        assert spread.loc[crop, "mean"] == pytest.approx(np.mean(values))
+        assert spread.loc[crop, "sd"] == pytest.approx(np.std(values, ddof=1))
+        assert spread.loc[crop, "cv"] == pytest.approx(np.std(values, ddof=1) / np.mean(values))
+    single = ev.score_intervals(runs[0].confusion()).loc["macro_f1"]
+    assert 0.5 < spread["sampling"].mean() / ((single["high"] - single["low"]) / 2) < 2
+
+
+def test_the_smallest_size_within_one_standard_error_is_chosen():
+    columns = ["role", "crop", "mean", "sd", "cv", "n"]
+    sizes = [
+        ("B0", 32, 0.70, 0.01, 0.014, 4),
+        ("B0", 64, 0.88, 0.05, 0.057, 4),
+        ("B0", 96, 0.90, 0.04, 0.044, 4),  # standard error 0.02: 0.88 is just enough
+        ("B0", 128, 0.89, 0.02, 0.022, 4),
+        ("V2M", 32, 0.5, np.nan, np.nan, 1),
+        ("V2M", 64, 0.6, np.nan, np.nan, 1),
+    ]
+    choice = ev.choose_size(pd.DataFrame(sizes, columns=columns))
+    assert choice.loc["B0", ["best", "chosen", "lowest_cv"]].tolist() == [96, 64, 32]
+    assert choice.loc["B0", "least"] == pytest.approx(0.88)
+    assert choice.loc["V2M", "chosen"] == 64 and choice.loc["V2M", "lowest_cv"] is pd.NA
+
+
+def fold_runs(label, predicted, folds=3, repeats=1, **settings):
+    """Runs of all folds; galaxy i is given `predicted[repeat][i]` by the fold that tests it."""
+    runs = []
+    for fold, (train, test) in enumerate(ev.repeated_folds(label, folds, repeats)):
+        shown = table(label, predicted[fold // folds])
+        shown.loc[test, "split"], shown.loc[train, "split"] = "test", "train"
+        shown.loc[train, "predicted"] = "1"  # whatever it says of these must not count
+        runs.append(sweep_run(f"f{fold}", shown, protocol="sound", fold=fold, **settings))
+    return runs
+
+
+def test_cross_validation_counts_every_galaxy_once_by_the_fold_that_tests_it():
+    label, _, predicted = simulate(300)
+    again = np.where(np.random.default_rng(0).random(300) < 0.3, 0, predicted)
+    label, predicted, again = names(label), names(predicted), names(again)
+    runs = fold_runs(label, [predicted, again], repeats=2)
+    matrix, summary = ev.cross_validate(runs)
+    first, second = (
+        metrics.confusion_matrix(label, p, labels=ARM_CLASSES) for p in (predicted, again)
+    )
+    np.testing.assert_allclose(matrix, (first + second) / 2)
+    assert summary.loc["accuracy", "value"] == pytest.approx(
+        ((label == predicted).mean() + (label == again).mean()) / 2
+    )
+    # The mean over folds with Nadeau and Bengio's variance, by hand.
+    values = [np.mean(r.part("test")["label"] == r.part("test")["predicted"]) for r in runs]
+    error = np.sqrt((1 / 6 + 1 / 2) * np.var(values, ddof=1))
+    row = summary.loc["accuracy"]
+    assert row["fold_mean"] == pytest.approx(np.mean(values))
+    assert row["fold_high"] - row["fold_mean"] == pytest.approx(stats.t.isf(0.025, 5) * error)
+    # Some galaxies only, and the folds of one repeat as one run.
+    some = np.arange(0, 300, 2)
+    matrix, _ = ev.cross_validate(runs[:3], some)
+    expected = metrics.confusion_matrix(label[some], predicted[some], labels=ARM_CLASSES)
+    np.testing.assert_allclose(matrix, expected)
+    pooled = ev.pool(runs)
+    assert len(pooled.part()) == 300 and pooled.part()["galaxy_id"].is_unique
+    np.testing.assert_array_equal(pooled.confusion(), first)
+    with pytest.raises(InputError, match="test none of the galaxies"):
+        ev.cross_validate(runs, [-1])
+
+
+def test_runs_are_grouped_by_everything_but_the_fold():
+    label, _, predicted = simulate(60)
+    label, predicted = names(label), names(predicted)
+    plain = fold_runs(label, [predicted])
+    weighted = fold_runs(label, [predicted], balance="class weights", sampling="all")
+    single = sweep_run("s", table(label, predicted))
+    groups = ev.fold_groups([weighted[1], plain[2], single, plain[0], weighted[0], plain[1]])
+    assert [[run.settings["fold"] for run in group] for group in groups] == [[0, 1], [0, 1, 2]]
+    assert [ev.option(group[0]) for group in groups] == ["class weights", "down-sampled"]
+    assert ev.option(sweep_run("a", single.predictions, sampling="all")) == "all data"
+    assert ev.paper_column(single) == "B0 down-sampled"
+    assert ev.paper_column(weighted[0]) is None
+
+
+def test_sound_scores_come_from_the_folds_of_the_same_training():
+    label, _, predicted = simulate(400, sharpness=3)
+    label, predicted = names(label), names(predicted)
+    shown = table(label, label)
+    shown["split"] = np.resize(["train", "train", "validation", "rest"], 400)
+    published = sweep_run("p", shown)
+    other = fold_runs(label, [label], crop=32)
+    found = ev.protocols(published, [*other, *fold_runs(label, [predicted])]).set_index("metric")
+    used = shown["split"] != "rest"
+    expected = metrics.f1_score(label[used], predicted[used], average="macro")
+    assert found.loc["macro_f1", "published"] == 1
+    assert found.loc["macro_f1", "sound"] == pytest.approx(expected)
+    assert (found["sound_from"] == "cross-validation, 3 folds").all()
+    without = ev.protocols(published, other)
+    assert (without["sound_from"] == "not available").all() and without["sound"].isna().all()

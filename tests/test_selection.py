@@ -329,6 +329,57 @@ def test_every_galaxy_has_one_place(counts, limit, choose, sampling, merge, frac
         assert (own["split"] == "train").sum() >= 1
 
 
+def test_folds_test_every_galaxy_once_whatever_is_done_to_balance_the_rest():
+    sample = paper_sample()
+    tested = []
+    for fold in range(5):
+        down = selection.assign(sample, fold=fold, validation_fraction=0.125)
+        everything = selection.assign(sample, fold=fold, sampling="all")
+        own = down.loc[down["split"] == "test", "galaxy_id"]
+        assert own.equals(everything.loc[everything["split"] == "test", "galaxy_id"])
+        tested.extend(own)
+        share = np.array(sizes(down, "test")) / [paper.CLASS_COUNTS[m] for m in ARM_CLASSES]
+        assert (abs(share - 0.2) < 0.04).all()
+        # With an eighth for validation, as many are trained on as with the published split.
+        published = np.array([115, 210, 208, 19, 21, 210])
+        trained = np.array(sizes(down, "train"))
+        small = published < 210
+        assert (abs(trained - published)[small] <= 2).all() and (trained[~small] == 262).all()
+        assert not (everything["split"] == "rest").any()
+    assert sorted(tested) == sample["galaxy_id"].tolist()
+
+
+def test_another_repeat_divides_the_sample_otherwise():
+    sample = paper_sample()
+    tests = [
+        set(selection.assign(sample, fold=fold, folds=3).query("split == 'test'")["galaxy_id"])
+        for fold in range(6)
+    ]
+    assert set.union(*tests[:3]) == set.union(*tests[3:]) == set(sample["galaxy_id"])
+    assert all(a != b for a in tests[:3] for b in tests[3:])
+    again = selection.assign(sample, fold=4, folds=3, sampling="all")
+    assert set(again.query("split == 'test'")["galaxy_id"]) == tests[4]
+
+
+def test_a_class_too_small_for_the_folds_is_refused_or_never_tested():
+    sample = pd.DataFrame({"galaxy_id": range(20), "label": ["2"] * 9 + ["3"] * 9 + ["4"] * 2})
+    with pytest.raises(InputError, match="class 4 has 2 galaxies, fewer than 3 folds"):
+        sampled = pd.concat([sample.assign(label=m) for m in ("1", "2", "3", "5+", "?")])
+        sampled = pd.concat([sampled, sample[sample["label"] == "4"]])
+        selection.assign(sampled, fold=0, folds=3)
+    assigned = selection.assign(sample, fold=0, folds=3, allow_empty=True)
+    assert assigned["split"].tolist()[-2:].count("test") == 0
+    assert (assigned["split"] == "test").sum() == 6
+
+
+def test_some_classes_only():
+    assigned = selection.assign(paper_sample(), classes=["2", "3"])
+    assert sizes(assigned, "train") == [0, 210, 208, 0, 0, 0]
+    assert set(assigned["label"]) == {"2", "3"} and len(assigned) == 10677 + 298
+    merged = selection.assign(paper_sample(), merge="3+4", classes=["2", "3+4"])
+    assert set(merged["label"]) == {"2", "3+4"}
+
+
 def test_empty_class_is_refused_unless_allowed():
     sample = pd.DataFrame({"galaxy_id": range(9), "label": [*"1122233", "4", "?"]})
     with pytest.raises(InputError, match=r"class 4 has 1, class 5\+ has 0, class \? has 1"):
@@ -348,6 +399,9 @@ def test_empty_class_is_refused_unless_allowed():
         ({"max_per_class": 1}, "max_per_class is 1"),
         ({"validation_fraction": 0.0}, "validation_fraction is 0.0"),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
+        ({"classes": ["2", "3+4"]}, r"unknown classes \['3\+4'\]: merge 'none' has"),
+        ({"fold": -1}, "fold is -1"),
+        ({"fold": 0, "folds": 1}, "folds is 1; it must be 2 or more"),
     ],
 )
 def test_invalid_sampling_is_named(settings, message):

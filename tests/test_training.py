@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
+from sklearn.utils.class_weight import compute_class_weight
 
 from lib import images, models, training
 from lib.models import Network
@@ -149,25 +151,137 @@ def test_a_frozen_backbone_stays_as_it_was(survey, tmp_path):
     assert (kernels[0] != kernels[1]).any()
 
 
-def test_an_epoch_of_keras_fit_gives_the_same_weights(survey, tmp_path, monkeypatch):
+def uneven(table):
+    """The survey with three galaxies less to train on in one class, and six in another."""
+    train = table[table["split"] == "train"]
+    few = [train.index[train["label"] == c][: 3 * i] for i, c in enumerate(CLASSES)]
+    return table.drop(np.concatenate(few)).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("balance", ["none", "class weights", "balanced sampling"])
+def test_an_epoch_of_keras_fit_gives_the_same_weights(survey, tmp_path, balance):
     """Keras' own loop, fed with the same batches, is the reference for ours."""
-    table, cache, _ = survey
+    _, cache, _ = survey
+    table = uneven(survey[0])
     protocol = Protocol(**{**QUICK, "epochs": 1})
-    result = run(survey, tmp_path, network(), epochs=1, batch_norm="train")
+    result = run(
+        survey,
+        tmp_path,
+        network(),
+        assignment=table,
+        epochs=1,
+        batch_norm="train",
+        balance=balance,
+    )
     reference, _ = models.build(network(), 3, seed=42)
     reference.compile(keras.optimizers.Adam(1e-2), "categorical_crossentropy", metrics=["accuracy"])
     train = np.flatnonzero(table["split"] == "train")
-    train = train[images.epoch_order(len(train), 42, 0)]
-    rows = cache.rows(table["galaxy_id"].iloc[train])
-    labels = [CLASSES.index(label) for label in table["label"].iloc[train]]
+    numbers = np.array([CLASSES.index(label) for label in table["label"].iloc[train]])
+    order = images.epoch_order(len(train), 42, 0)
+    if balance == "balanced sampling":
+        order = training.balanced_order(numbers, 42, 0)
+        assert len(set(order)) < len(order) == 27
+    rows, labels = cache.rows(table["galaxy_id"].iloc[train[order]]), numbers[order]
     targets = np.eye(3, dtype=np.float32)[labels]
-    maps = protocol.transforms(rows, cache, 0)
+    maps = protocol.transforms(rows, cache, protocol.views(order, 0))
     data = images.batches(cache, rows, 16, maps=maps, targets=targets)
-    history = reference.fit(data, epochs=1, verbose=0, shuffle=False).history
+    weights = None
+    if balance == "class weights":
+        values = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+        weights = dict(enumerate(values))
+        assert weights[2] > weights[0]
+    fitted = reference.fit(data, epochs=1, verbose=0, shuffle=False, class_weight=weights)
+    history = fitted.history
     for ours, theirs in zip(result.model.weights, reference.weights):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5)
     assert result.history["loss"][0] == pytest.approx(history["loss"][0], rel=1e-4)
     assert result.history["accuracy"][0] == pytest.approx(history["accuracy"][0], abs=1e-6)
+
+
+def test_class_weights_are_those_of_scikit_learn():
+    labels = np.repeat([0, 1, 2, 3], [115, 210, 19, 21])
+    weights = training.class_weights(labels, 4)
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert weights[labels].mean() == pytest.approx(1, rel=1e-6)
+
+
+def test_losses_are_those_of_their_formulas():
+    rng = np.random.default_rng(1)
+    p = rng.dirichlet(np.ones(3), 40).astype(np.float32)
+    label = rng.integers(0, 3, 40)
+    targets, given = np.eye(3, dtype=np.float32)[label], p[np.arange(40), label].astype(float)
+    weights = np.array([0.5, 1, 4], np.float32)
+
+    def loss(**change):
+        return float(training.make_loss(Protocol(**change), weights)(targets, p))
+
+    assert loss() == pytest.approx(-np.log(given).mean(), rel=1e-5)
+    weighted = -(weights[label] * np.log(given)).mean()
+    assert loss(balance="class weights") == pytest.approx(weighted, rel=1e-5)
+    for gamma in (0.0, 2.0, 3.5):
+        expected = -((1 - given) ** gamma * np.log(given)).mean()
+        ours = loss(balance="focal loss", focal_gamma=gamma)
+        assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_balanced_sampling_draws_every_class_equally_often():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 7, 3]))
+    epochs = [training.balanced_order(labels, 42, epoch) for epoch in range(40)]
+    for order in epochs:
+        assert np.bincount(labels[order]).tolist() == [20, 20, 20]
+        times = np.bincount(order, minlength=60)
+        assert times[labels == 0].max() == 1
+        assert set(times[labels == 1]) == {2, 3} and set(times[labels == 2]) == {6, 7}
+    assert np.array_equal(epochs[3], training.balanced_order(labels, 42, 3))
+    assert not np.array_equal(epochs[3], training.balanced_order(labels, 43, 3))
+    # 40 epochs of 20: each of the 50 is drawn 16 times, give or take four standard deviations.
+    drawn = np.bincount(np.concatenate(epochs), minlength=60)[labels == 0]
+    assert drawn.sum() == 800 and abs(drawn - 16).max() < 4 * np.sqrt(40 * 0.4 * 0.6)
+
+
+def test_a_galaxy_that_comes_again_is_seen_in_another_view():
+    order = np.array([3, 1, 3, 3, 0])
+    assert Protocol(feature_views=4).views(order, 6).tolist() == [2, 2, 3, 0, 2]
+    protocol = Protocol(epochs=10)
+    assert protocol.views(order, 6).tolist() == [6, 6, 16, 26, 6]
+    assert protocol.views(np.arange(5), 6).tolist() == [6] * 5
+
+
+def test_each_row_is_augmented_in_its_own_view(survey):
+    _, cache, _ = survey
+    protocol = Protocol()
+    rows, views = np.array([5, 2, 5, 9]), np.array([0, 3, 3, 0])
+    maps = protocol.transforms(rows, cache, views)
+    for i in range(4):
+        np.testing.assert_array_equal(maps[i], protocol.transforms(rows[[i]], cache, views[i])[0])
+
+
+def test_runs_at_the_same_time_compute_a_feature_once(survey, tmp_path):
+    _, cache, _ = survey
+    model, _ = models.build(network(**FROZEN), 3, seed=42)
+    computed = []
+
+    def stream(rows, view):
+        computed.extend(rows)
+        return images.batches(cache, rows, 8, maps=None)
+
+    stores = [
+        training.FeatureStore(tmp_path, models.body_of(model), {"a": 1}, stream) for _ in "ab"
+    ]
+    found = {}
+
+    def get(i, rows):
+        found[i] = stores[i].get(rows, None)
+
+    both = [np.arange(20), np.arange(10, 30)]
+    threads = [threading.Thread(target=get, args=(i, rows)) for i, rows in enumerate(both)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(computed) == list(range(30))
+    np.testing.assert_array_equal(found[0][10:], found[1][:10])
 
 
 def test_same_seed_same_weights_other_seed_other_weights(survey, tmp_path):
@@ -192,11 +306,16 @@ def stop_after(epoch):
 
 @pytest.mark.parametrize(
     ("net", "change"),
-    [({}, {"batch_norm": "train"}), (FROZEN, {"feature_views": 3})],
-    ids=["fine-tuned", "cached features"],
+    [
+        ({}, {"batch_norm": "train", "balance": "class weights"}),
+        (FROZEN, {"feature_views": 3}),
+        (FROZEN, {"feature_views": 3, "balance": "balanced sampling"}),
+    ],
+    ids=["fine-tuned", "cached features", "balanced sampling"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(survey, tmp_path, net, change):
     net = network(**net)
+    change["assignment"] = uneven(survey[0])
     straight = run(survey, tmp_path / "straight", net, epochs=6, **change)
     with pytest.raises(StopHereError):
         run(survey, tmp_path / "broken", net, stop_after(4), epochs=6, **change)
@@ -285,10 +404,10 @@ def test_features_are_shared_between_seeds_classes_and_heads(survey, tmp_path):
     table = survey[0]
 
     def stored():
-        return {p.name: len(np.load(p)["rows"]) for p in (tmp_path / "features").iterdir()}
+        return {p.name: len(np.load(p)["rows"]) for p in (tmp_path / "features").glob("*.npz")}
 
     def written():
-        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "features").iterdir()}
+        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "features").glob("*.npz")}
 
     run(survey, tmp_path, network(**FROZEN), assignment=table[table["label"] != "?"], **views)
     assert sorted(stored().values()) == [24, 24, 48]  # two training views, all as they are
@@ -363,6 +482,8 @@ def test_metrics_are_those_of_scikit_learn(survey, tmp_path):
         ({"name": "new"}, "protocol = 'new': choose published or sound"),
         ({"batch_norm": "off"}, "batch_norm = 'off'"),
         ({"feature_views": 0}, "feature_views = 0"),
+        ({"balance": "up"}, "balance = 'up': choose one of none, class weights"),
+        ({"focal_gamma": -1.0}, "focal_gamma = -1.0"),
         ({"seed": -1}, "seed"),
     ],
 )
