@@ -7,7 +7,6 @@ follows the graph from the classes back to the last convolution, ``top_activatio
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass
 
 import keras
@@ -16,12 +15,11 @@ import pandas as pd
 
 from lib import weights
 from lib.images import CHANNELS
+from lib.polar import PolarView
 from lib.schema import InputError
 
-BACKBONES = tuple(
-    name for name in dir(keras.applications) if re.fullmatch(r"EfficientNet(B\d|V2\w+)", name)
-)
-"""Backbones that can be named, as Keras Applications calls them."""
+VIEWS = ("sky", "polar")
+"""How a galaxy is shown to the backbone: as on the sky, or in polar coordinates (`lib.polar`)."""
 
 LAST_CONVOLUTION = "top_activation"
 """Name of the last convolutional layer's output in every backbone; Grad-CAM++ starts there."""
@@ -42,13 +40,15 @@ class Network:
     role : str
         What the network stands for in the paper: "B0" or "V2M".
     backbone : str
-        One of `BACKBONES`.
+        One of `lib.weights.graph.BACKBONES`.
     weights : str
         Where the backbone's weights come from, as `lib.weights` names it; "none" is random.
     crop : int
         Side of the image in pixels.
     colour : {"grey", "rgb"}
         One channel or three.
+    view : {"sky", "polar"}
+        One of `VIEWS`.
     trainable : {"frozen", "all"}
         Whether only the head or all weights are updated (Table 2).
     dense_units : int
@@ -60,13 +60,16 @@ class Network:
     weights: str = "none"
     crop: int = 224
     colour: str = "rgb"
+    view: str = "sky"
     trainable: str = "all"
     dense_units: int = 1024
 
     def __post_init__(self):
-        _check_backbone(self.backbone)
+        weights.architecture_class(self.backbone)
         if self.colour not in CHANNELS:
             raise InputError(f"unknown colour {self.colour!r}: choose one of {', '.join(CHANNELS)}")
+        if self.view not in VIEWS:
+            raise InputError(f"view = {self.view!r}: choose one of {', '.join(VIEWS)}")
         if self.trainable not in ("frozen", "all"):
             raise InputError(f"trainable = {self.trainable!r}: choose frozen or all")
         if self.crop < 32:
@@ -118,8 +121,11 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     if network.input_scale != 1:
         # Keras' B0 divides by 255 itself, so it is given back the [0, 255] that it starts from.
         images = keras.layers.Rescaling(1 / network.input_scale, name="undo_scale")(pixels)
+    if network.view == "polar":
+        images = PolarView(name="polar_view")(images)
     base = weights.build(network.backbone, images, variant)
     receipt = weights.initialise(base, network.weights, channels=channels)
+    _check_view(network, receipt)
     receipt["backbone_sha256"] = weights_hash(base)
     base.trainable = network.trainable == "all"
     pooled = keras.layers.GlobalAveragePooling2D(name=FEATURES)(base.output)
@@ -199,6 +205,11 @@ def tail(model: keras.Model) -> pd.DataFrame:
     )
 
 
-def _check_backbone(name: str) -> None:
-    if name not in BACKBONES:
-        raise InputError(f"unknown backbone {name!r}: choose one of {', '.join(BACKBONES)}")
+def _check_view(network: Network, receipt: dict) -> None:
+    """Refuse bundled weights that learnt from another view of the galaxies."""
+    view = receipt.get("card", {}).get("view", network.view)
+    if view != network.view:
+        raise InputError(
+            f"view = {network.view!r}: the weights {receipt['file']} learnt from {view} views; "
+            f"choose view = {view!r}"
+        )

@@ -3,7 +3,8 @@
 The network gives the concentrations of one Dirichlet distribution per question of the GZ2 tree, and
 learns by the likelihood of the votes (Dirichlet-multinomial; Walmsley et al. 2022, Sec. 4.2,
 doi:10.1093/mnras/stab2093). Galaxies are simulated while it trains and are never shown twice, so
-that nothing can be memorised.
+that nothing can be memorised. The backbone is given their polar views (`lib.polar`): from images as
+they are, ten times as many galaxies did not teach it the number of arms.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Curriculum:
         Pixels of a GZ2 cut-out per pixel of the network's input, along each side.
     """
 
-    galaxies: int = 1_000_000
-    easy: float = 0.3
-    spiral_fraction: float = 0.8
+    galaxies: int = 131_072
+    easy: float = 0.4
+    spiral_fraction: float = 0.85
     binning: int = 2
 
 
@@ -76,6 +77,8 @@ class Settings:
     chunk : int
         Galaxies simulated at a time.
     batch_size : int
+    arms_weight : float
+        Weight of the question for the number of arms; that of the others is 1.
     learning_rate : float
         Highest rate of AdamW, after a warm-up over 2 % of the steps; it falls as a cosine to 0.
     weight_decay : float
@@ -90,7 +93,8 @@ class Settings:
     size: int = 72
     chunk: int = 1024
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    arms_weight: float = 5.0
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     average: float = 0.99
     seed: int = 0
@@ -168,8 +172,8 @@ def _vary(image: np.ndarray, rng: np.random.Generator, channels: int) -> np.ndar
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def dirichlet_multinomial_loss(counts, concentrations):
-    """Negative log-likelihood of votes, summed over the questions of the tree.
+def dirichlet_multinomial_loss(counts, concentrations, questions: slice = slice(None)):
+    """Negative log-likelihood of votes, summed over questions of the tree.
 
     Parameters
     ----------
@@ -177,6 +181,8 @@ def dirichlet_multinomial_loss(counts, concentrations):
         Votes; a question nobody was asked adds nothing.
     concentrations : tensor of float32, (batch, 37)
         Of one Dirichlet distribution per question, positive.
+    questions : slice
+        Of the questions in tree order; all by default.
 
     Returns
     -------
@@ -184,8 +190,9 @@ def dirichlet_multinomial_loss(counts, concentrations):
     """
     import tensorflow as tf
 
+    pairs = zip(tf.split(counts, ANSWERS_ASKED, 1), tf.split(concentrations, ANSWERS_ASKED, 1))
     loss = 0.0
-    for k, a in zip(tf.split(counts, ANSWERS_ASKED, 1), tf.split(concentrations, ANSWERS_ASKED, 1)):
+    for k, a in list(pairs)[questions]:
         n, total = tf.reduce_sum(k, 1), tf.reduce_sum(a, 1)
         loss += (
             tf.math.lgamma(n + total)
@@ -203,10 +210,11 @@ def build(settings: Settings):
     import keras
 
     from lib import weights
+    from lib.polar import PolarView
 
     keras.utils.set_random_seed(settings.seed)
     inputs = keras.Input((settings.size, settings.size, settings.channels))
-    backbone = weights.build(settings.backbone, inputs)
+    backbone = weights.build(settings.backbone, PolarView(name="polar_view")(inputs))
     features = keras.layers.GlobalAveragePooling2D()(backbone.output)
     votes = keras.layers.Dense(sum(ANSWERS_ASKED), activation="sigmoid")(features)
     return backbone, keras.Model(backbone.inputs[0], 1 + 100 * votes)
@@ -262,7 +270,7 @@ def pretrain(settings: Settings, folder: str | Path):
     optimizer.build(network.trainable_variables)
     done, curve = _resume(folder, settings, network, optimizer)
     n_chunks = settings.curriculum.galaxies // settings.chunk
-    step = _step(network, optimizer)
+    step = _step(network, optimizer, settings.arms_weight)
     held_out = _draw(settings, 2**31 + settings.seed, 2 * settings.chunk, progress=1.0)
     losses, start = [], time.time()
     for chunk, (images, counts) in _stream(settings, done, n_chunks):
@@ -296,6 +304,7 @@ def card(settings: Settings, curve: pd.DataFrame) -> dict[str, object]:
     """How weights were made, for `lib.weights.save_bundled`; `curve` is that of `pretrain`."""
     return {
         "data": "galaxies simulated by lib.surveys.mock, with simulated votes",
+        "view": "polar",
         "settings": asdict(settings),
         "git": receipts.git_state(),
         "library": receipts.hash_library(),
@@ -350,18 +359,20 @@ def _optimizer(settings: Settings):
     )
 
 
-def _step(network, optimizer):
-    """One compiled training step: (images, counts) -> mean loss."""
+def _step(network, optimizer, arms_weight: float):
+    """One compiled training step: (images, counts) -> mean loss of the votes."""
     import tensorflow as tf
 
     @tf.function(jit_compile=False)
     def step(images, counts):
         with tf.GradientTape() as tape:
             concentrations = network(tf.cast(images, tf.float32), training=True)
-            loss = tf.reduce_mean(dirichlet_multinomial_loss(counts, concentrations))
+            votes = dirichlet_multinomial_loss(counts, concentrations)
+            arms = dirichlet_multinomial_loss(counts, concentrations, slice(-1, None))
+            loss = tf.reduce_mean(votes + (arms_weight - 1) * arms)
         gradients = tape.gradient(loss, network.trainable_variables)
         optimizer.apply(gradients, network.trainable_variables)
-        return loss
+        return tf.reduce_mean(votes)
 
     return step
 

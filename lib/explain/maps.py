@@ -28,6 +28,7 @@ from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 from lib.explain.pixels import sky_level
 from lib.models import LAST_CONVOLUTION, weights_hash
 from lib.paths import atomic
+from lib.polar import PolarView
 from lib.schema import InputError
 
 
@@ -143,6 +144,9 @@ class Explainer:
         # tf-keras-vis runs layer by layer; traced into a graph the same calls are 5 x faster.
         self._saliency = Saliency(self.model, clone=False)
         self._cam = GradcamPlusPlus(self.model, clone=False)
+        self.polar = next((x for x in self.model.layers if isinstance(x, PolarView)), None)
+        if self.polar is not None:
+            self.to_grey_levels = keras.Model(self.model.input, self.polar.input)
         self._traced_gradients = tf.function(self._trace_gradients)
         self._traced_cam = tf.function(self._trace_cam)
         self._traced_logits = tf.function(lambda images: self.model(images, training=False))
@@ -250,8 +254,14 @@ def check_finite(maps: np.ndarray, method: str) -> None:
 
 
 def grad_cam_plus_plus(explainer: Explainer, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Grad-CAM++ (Chattopadhay et al. 2018) of the last convolutional activation, >= 0."""
+    """Grad-CAM++ (Chattopadhay et al. 2018) of the last convolutional activation, >= 0.
+
+    The map of a network that is shown polar views is laid back onto the sky.
+    """
     small = np.concatenate(list(explainer._batches(explainer._traced_cam, images, targets)))
+    if explainer.polar is not None:
+        grey_levels = np.concatenate(list(explainer._batches(explainer.to_grey_levels, images)))
+        return np.asarray(explainer.polar.on_sky(small, grey_levels))
     return np.asarray(tf.image.resize(small[..., None], images.shape[1:3]))[..., 0]
 
 

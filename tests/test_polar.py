@@ -1,0 +1,109 @@
+"""Tests of lib.polar: shapes of known ellipses, spirals as stripes, rotation as a shift."""
+
+import keras
+import numpy as np
+import pytest
+
+from lib import models
+from lib.models import Network
+from lib.polar import PolarView
+from lib.schema import InputError
+
+SIZE = 80
+
+
+def disc(axis_ratio=1.0, angle=0.0, arms=0, pitch=20.0, scale=12.0):
+    """Exponential disc with m sinusoidal logarithmic arms: float32 (1, SIZE, SIZE, 1)."""
+    axis = np.arange(SIZE) - (SIZE - 1) / 2
+    x, y = np.meshgrid(axis, -axis)
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    u, v = cos * x + sin * y, (cos * y - sin * x) / axis_ratio
+    r, theta = np.hypot(u, v) + 1e-3, np.arctan2(v, u)
+    light = 150 * np.exp(-r / scale)
+    if arms:
+        light *= 1 + 0.5 * np.cos(arms * (theta - np.log(r) / np.tan(np.radians(pitch))))
+    return (10 + light)[None, :, :, None].astype("float32")
+
+
+def view(images, **settings):
+    layer = PolarView(**settings)
+    return layer, np.asarray(layer(images))
+
+
+@pytest.mark.parametrize("angle", [10, 75, 130])
+def test_shape_of_an_inclined_disc(angle):
+    image = disc(0.6, angle)
+    layer, _ = view(image)
+    ratio, found = layer.shape(layer.light(image))
+    assert float(ratio[0]) == pytest.approx(0.6, abs=0.05)
+    assert (np.degrees(float(found[0])) - angle + 90) % 180 - 90 == pytest.approx(0, abs=1.5)
+
+
+@pytest.mark.parametrize("arms", [1, 2, 3, 5])
+def test_arms_are_counted_by_the_frequency_along_a_row(arms):
+    _, polar = view(disc(0.7, 40, arms=arms), columns=120)
+    power = np.abs(np.fft.rfft(polar[0, 12:26, :, 0], axis=1)).mean(axis=0)
+    assert power[1:].argmax() + 1 == arms
+
+
+def test_logarithmic_spirals_are_straight():
+    rows, columns = 40, 120
+    _, polar = view(disc(1.0, 0, arms=2, pitch=25), rows=rows, columns=columns)
+    phase = np.unwrap(np.angle(np.fft.rfft(polar[0, 12:36, :, 0], axis=1)[:, 2]))
+    depth = np.log(35 / 2.5) / (rows - 1) * np.arange(len(phase))
+    slope = np.polyfit(depth, phase, 1)[0]
+    assert abs(slope) == pytest.approx(2 / np.tan(np.radians(25)), rel=0.05)
+
+
+def test_a_turned_galaxy_is_a_shifted_view():
+    image = disc(0.6, 0, arms=2)
+    _, straight = view(image)
+    _, turned = view(np.rot90(image, axes=(1, 2)).copy())
+    # The disc's major axis turns along, up to the half turn that an ellipse does not tell.
+    differences = [
+        np.abs(straight - np.roll(turned, shift, axis=2)).mean() for shift in range(0, 96, 48)
+    ]
+    assert min(differences) < 0.5
+
+
+def test_the_sky_level_does_not_matter():
+    image = disc(0.8, 30, arms=3)
+    _, first = view(image)
+    _, second = view(image + 25)
+    np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_a_map_goes_back_to_where_it_came_from():
+    image = disc(1.0, 0)
+    layer, _ = view(image)
+    ratio, angle = layer.shape(layer.light(image))
+    hot = np.zeros((1, 8, 16), np.float32)
+    hot[0, 5, 3] = 1
+    sky = np.asarray(layer.on_sky(hot, image))[0]
+    row, column = np.unravel_index(sky.argmax(), sky.shape)
+    x, y = column - (SIZE - 1) / 2, (SIZE - 1) / 2 - row
+    radius = 2.5 * (35 / 2.5) ** (5.5 / 8)
+    assert np.hypot(x, y) == pytest.approx(radius, rel=0.12)
+    turn = np.degrees(np.arctan2(y, x)) - np.degrees(float(angle[0])) - 3.5 * 360 / 16
+    assert (turn + 180) % 360 - 180 == pytest.approx(0, abs=12)
+    assert sky.max() <= 1 and sky[0, 0] == 0
+
+
+def test_an_image_too_small_for_the_radii_is_refused():
+    with pytest.raises(InputError, match="crop = 64"):
+        PolarView()(np.zeros((1, 64, 64, 1), "float32"))
+
+
+def test_a_network_with_a_polar_view_is_saved_and_loaded(tmp_path):
+    network = Network("B0", "EfficientNetB0", crop=72, colour="grey", view="polar")
+    model, _ = models.build(network, 3, seed=1)
+    image = disc(0.7, 20, arms=2)[:, 4:-4, 4:-4] / 255
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(model(image), again(image), atol=1e-6)
+
+
+def test_bundled_weights_of_another_view_are_refused():
+    network = Network("B0", "EfficientNetB0", view="sky")
+    with pytest.raises(InputError, match="view = 'sky'"):
+        models._check_view(network, {"file": "x", "card": {"view": "polar"}})
