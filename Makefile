@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab predict test lint verify data kaggle weights docs report lock
+.PHONY: run lab predict test lint verify data kaggle weights docs report lock book rulegraph
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
@@ -59,8 +59,11 @@ weights: $(READY)
 
 # Give the notebooks the outputs of the embedded run.
 docs: $(READY)
+	mkdir -p build
 	$(MAKE) run PROFILE=mock
 	$(BIN)/python -m lib.rendering --profile mock
+	$(BIN)/python -m lib.report runs/mock > build/report.txt
+	cp runs/mock/report.json docs/reports/mock.json
 	cp runs/mock/00_mock_survey/arm_classes.png figures/
 
 # Print a run's scores beside the paper's and write its page.
@@ -71,3 +74,13 @@ report: $(READY)
 lock:
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --extra test --upgrade \
 	  --no-header --quiet pyproject.toml --output-file requirements.lock
+
+# The book: notebooks, reports, guides and the API of lib as pages in build/book.
+book: $(READY)
+	$(BIN)/python -m lib.book build/book
+
+# The flow as a drawing, by Snakemake and Graphviz's `dot`.
+rulegraph: $(READY)
+	mkdir -p build
+	$(BIN)/snakemake --cores 1 --rulegraph --forceall --config profile=mock > build/rulegraph.dot
+	sed -e '/-> 0$$/d' -e '/label = "all"/d' build/rulegraph.dot | dot -Tsvg > figures/rulegraph.svg

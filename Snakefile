@@ -25,9 +25,16 @@ FLOW = {
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "10_predict_survey": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
     "11_pretrain_backbone": [],
+    "13_explore": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
 }
 GPUS = int(config.get("gpus", 1))
-USES_GPU = {"03_train_b0", "04_train_v2m", "05_explainability", "11_pretrain_backbone"}
+USES_GPU = {
+    "03_train_b0",
+    "04_train_v2m",
+    "05_explainability",
+    "11_pretrain_backbone",
+    "13_explore",
+}
 
 
 def receipt(step):

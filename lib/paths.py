@@ -54,14 +54,18 @@ def step_folder(run_dir: str | Path, step: str, made_by: str | None = None) -> P
     return folder
 
 
+def in_batch() -> bool:
+    """Whether `lib.steps` runs the notebook, so that nobody sits before it."""
+    return bool(os.environ.get("SPIRAL_ARMS_OUTPUT"))
+
+
 def output_folder(run_dir: str | Path, step: str) -> Path:
     """Folder that a notebook writes to, made if needed.
 
     In a batch run `lib.steps` sets ``$SPIRAL_ARMS_OUTPUT`` to a staging folder, which it moves
     into place when the notebook has ended well; by hand it is ``<run_dir>/<step>``.
     """
-    staging = os.environ.get("SPIRAL_ARMS_OUTPUT")
-    folder = Path(staging) if staging else resolve(run_dir) / step
+    folder = Path(os.environ["SPIRAL_ARMS_OUTPUT"]) if in_batch() else resolve(run_dir) / step
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

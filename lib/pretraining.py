@@ -69,7 +69,7 @@ class Settings:
     Attributes
     ----------
     backbone : str
-        A backbone of `lib.models.BACKBONES`.
+        A backbone of `lib.weights.graph.BACKBONES`.
     channels : int
         1 (grey, the mean of the channels) or 3.
     size : int

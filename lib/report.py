@@ -136,6 +136,12 @@ def numbers(report: dict) -> pd.Series:
     return pd.Series(rows, dtype=float, name=report["profile"])
 
 
+def number_table(report: dict) -> pd.DataFrame:
+    """All numbers of a report as a table with the columns `number` and `value`, as text."""
+    table = numbers(report).map("{:.6g}".format).rename("value").rename_axis("number")
+    return table.reset_index()
+
+
 def flatten(data, prefix: str = "") -> dict[str, float]:
     """Numbers in nested dicts by dotted name; lists, texts and truth values are left out."""
     if isinstance(data, dict):
@@ -160,7 +166,7 @@ def beside_paper(report: dict) -> pd.DataFrame:
             "metric": table["metric"],
             "n": table["n"],
             "ours": table["ours"].map(_three),
-            "interval": [f"{_three(low)} to {_three(high)}" for low, high in bounds],
+            "interval": ["" if pd.isna(a) else f"{a:.3f} to {b:.3f}" for a, b in bounds],
             "paper": table["paper"].map(_three),
             "difference": table["difference"].map(lambda x: "" if pd.isna(x) else f"{x:+.3f}"),
             "inside": table["inside"].map({True: "yes", False: "no"}).fillna(""),
@@ -176,9 +182,8 @@ def as_markdown(report: dict) -> str:
     """Page with the comparison, all numbers and all figures with their captions."""
     lines = [f"# Report of the run {report['profile']}", ""]
     if report["comparison"] is not None:
-        lines += ["## Beside the paper's Table 3", "", _markdown(beside_paper(report)), ""]
-    table = numbers(report).map("{:.6g}".format).rename("value").rename_axis("number")
-    lines += ["## All numbers", "", _markdown(table.reset_index()), ""]
+        lines += ["## Beside the paper's Table 3", "", markdown(beside_paper(report)), ""]
+    lines += ["## All numbers", "", markdown(number_table(report)), ""]
     for name, step in report["steps"].items():
         if step["figures"]:
             lines += [f"## Figures of {name}", ""]
@@ -191,7 +196,7 @@ def as_markdown(report: dict) -> str:
     return "\n".join(lines)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
     """Table in Markdown (pandas' own writer needs one more package)."""
     rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in rows)

@@ -2,7 +2,7 @@
 
 In polar coordinates (ln r, theta) a logarithmic spiral is a straight line, so the Fourier transform
 along both axes gathers m such arms of pitch angle alpha in one mode, at (p, m) with
-tan(alpha) = m / |p| (Considere & Athanassoula 1982; Puerari & Dottori 1992).
+``tan(alpha) = m / |p|`` (Considere & Athanassoula 1982; Puerari & Dottori 1992).
 """
 
 from __future__ import annotations

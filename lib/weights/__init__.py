@@ -33,11 +33,12 @@ from lib.paths import resolve
 from lib.schema import InputError
 from lib.weights import checkpoint, hub, imagenet
 from lib.weights.bundled import load_bundled, save_bundled
-from lib.weights.graph import PLAIN, BackboneVariant, build, require_variant
+from lib.weights.graph import PLAIN, BackboneVariant, architecture_class, build, require_variant
 
 __all__ = [
     "PLAIN",
     "BackboneVariant",
+    "architecture_class",
     "build",
     "initialise",
     "load_bundled",

@@ -4,9 +4,8 @@ Such a checkpoint (``<path>.index`` and ``<path>.data-...``) stores, beside the 
 of the objects they belonged to, with the name of each variable, e.g. ``stem_conv/kernel``. How the
 models were nested differs between the releases; the names do not, so the names are used.
 
-References
-----------
-Walmsley et al. (2022), MNRAS 509, 3966 (GZ DECaLS); Walmsley et al. (2023), JOSS 8, 5312.
+References: Walmsley et al. (2022), MNRAS 509, 3966 (GZ DECaLS); Walmsley et al. (2023), JOSS 8,
+5312.
 """
 
 from __future__ import annotations

@@ -35,6 +35,17 @@ class BackboneVariant:
 PLAIN = BackboneVariant()
 """The graph as ``keras.applications`` builds it."""
 
+BACKBONES = {
+    name: getattr(keras.applications, name)
+    for name in dir(keras.applications)
+    if re.fullmatch(r"EfficientNet(B\d|V2\w+)", name)
+}
+"""Backbones by name: what makes one, with the arguments of ``keras.applications``.
+
+It must return a flat functional graph on pixels in [0, 255] whose last layer is an activation
+called ``top_activation``.
+"""
+
 
 def build(architecture: str, images, variant: BackboneVariant = PLAIN) -> keras.Model:
     """Build a backbone without head, with random weights.
@@ -42,7 +53,7 @@ def build(architecture: str, images, variant: BackboneVariant = PLAIN) -> keras.
     Parameters
     ----------
     architecture : str
-        Class name in ``keras.applications``, e.g. ``EfficientNetB0`` or ``EfficientNetV2M``.
+        Name in `BACKBONES`, e.g. ``EfficientNetB0`` or ``EfficientNetV2M``.
     images : KerasTensor
         (n, side, side, channels) in 0..255, channels 1 (grey) or 3: a ``keras.Input``, or what
         layers make of one.
@@ -72,20 +83,16 @@ def build(architecture: str, images, variant: BackboneVariant = PLAIN) -> keras.
 
 
 def architecture_class(architecture: str):
-    """Constructor of a backbone in ``keras.applications``.
+    """Constructor of a backbone of `BACKBONES`.
 
     Raises
     ------
     InputError
         If there is none of that name.
     """
-    make = getattr(keras.applications, architecture, None)
-    if not re.fullmatch(r"EfficientNet(B\d|V2\w+)", architecture) or make is None:
-        raise InputError(
-            f"unknown backbone {architecture!r}: choose an EfficientNet of keras.applications, "
-            "e.g. EfficientNetB0 or EfficientNetV2M"
-        )
-    return make
+    if architecture not in BACKBONES:
+        raise InputError(f"unknown backbone {architecture!r}: choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[architecture]
 
 
 def require_variant(backbone: keras.Model, variant: BackboneVariant) -> None:

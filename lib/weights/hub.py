@@ -4,9 +4,7 @@ The hub's layout is that of ``timm.models.push_to_hf_hub``: a ``config.json`` th
 architecture, and the weights as ``model.safetensors`` or, where the repository has none, as
 ``pytorch_model.bin``. Neither PyTorch nor timm is needed to read them.
 
-References
-----------
-Walmsley et al. (2023), Zoobot, JOSS 8, 5312; https://huggingface.co/mwalmsley.
+References: Walmsley et al. (2023), Zoobot, JOSS 8, 5312; https://huggingface.co/mwalmsley.
 """
 
 from __future__ import annotations

@@ -1,0 +1,170 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 13  Explore
+#
+# **Question.** What do volunteers and networks say of *this* galaxy, and where do the networks look?
+#
+# **Paper.** Sec. 5.3 and Figs. 9 and 10 show a few galaxies that the authors chose; here you choose.
+#
+# **Inputs** (of the run, `run_dir`)
+# - `01_sample_selection/sample.parquet`: labels and votes
+# - `02_preprocessing/`: the image cache
+# - `03_train_b0/`, `04_train_v2m/`: the trained networks and their predictions
+#
+# **Outputs**
+# - `examples.png`, `examples.csv`: a fixed page of galaxies
+# - `selection.csv`: the galaxies that you have filtered, when you press *save selection*
+#
+# In JupyterLab, run all cells and go to section 4. In batch there is nobody to turn a page, so the
+# notebook shows the fixed page of section 3 only; the pages of the documentation do so too.
+
+# %% [markdown]
+# ## 1 Set-up
+#
+# ### 1.1 Import packages
+
+# %%
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import pandas as pd
+from IPython.display import Markdown, display
+
+from lib import explore, paths
+from lib.explain.maps import MapSettings
+from lib.explain.subject import open_subject
+from lib.figures import style
+from lib.schema import InputError
+
+style.use()
+
+# %% [markdown]
+# ### 1.2 Define parameters
+#
+# The defaults are those of the `mock` profile.
+
+# %% tags=["parameters"]
+# Folder of the run, relative to the project.
+run_dir = "runs/mock"
+# Name of this notebook's output folder below `run_dir`.
+output = "13_explore"
+# Step below `run_dir` that trained the first network.
+b0 = "03_train_b0"
+# Step that trained the second network.
+v2m = "04_train_v2m"
+# Step that made the image cache.
+images = "02_preprocessing"
+# Part of the sample that the fixed page is chosen from.
+split = "validation"
+# Galaxies on a page of the browser.
+per_page = 3
+# SmoothGrad: noisy copies per galaxy; fewer are quicker and noisier.
+smooth_samples = 20
+# Images that pass through a network at once; bounds the memory.
+batch = 16
+# Seed of SmoothGrad's noise.
+seed = 42
+
+# %% [markdown]
+# Check them before any work.
+
+# %%
+if per_page < 1:
+    raise InputError(f"per_page = {per_page}: it must be at least 1")
+settings = MapSettings(smooth_samples=smooth_samples, batch=batch, seed=seed)
+
+# %% [markdown]
+# ## 2 The galaxies
+#
+# ### 2.1 Open networks and images
+#
+# Load both networks with the weights that were scored. Maps that have been made once are kept in
+# the run's cache.
+
+# %%
+out = paths.output_folder(run_dir, output)
+subjects = {
+    subject.name: subject
+    for subject in (open_subject(run_dir, step, images, settings) for step in (b0, v2m))
+}
+classes = subjects["B0"].run.classes
+
+# %% [markdown]
+# ### 2.2 Put votes and predictions side by side
+#
+# Join the votes of the volunteers with both networks' predictions. *Disagreement* is half the sum of
+# the absolute differences of the class probabilities: 0 where the networks say the same, 1 where
+# they have no class in common. The first rows are the galaxies they disagree on most.
+
+# %%
+sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+table = explore.galaxies(sample, {name: s.run.predictions for name, s in subjects.items()})
+display(table.sort_values("disagreement", ascending=False).head().round(3))
+
+# %% [markdown]
+# ## 3 A fixed page
+#
+# Take, of each label, the galaxy that the networks disagree on most.
+
+# %%
+chosen = explore.examples(table, classes, split)
+chosen.to_csv(out / "examples.csv", index=False)
+display(chosen.round(3))
+
+# %% [markdown]
+# Draw each with the volunteers' votes, and of each network the class probabilities, Grad-CAM++ and
+# SmoothGrad for the class that it predicts. See whether both networks look at the same place.
+
+# %%
+style.show(
+    explore.draw(chosen, subjects),
+    out / "examples.png",
+    f"Of each label the {split} galaxy that the networks disagree on most: cut-out, fractions of "
+    "the votes, and of each network the class probabilities with its Grad-CAM++ and SmoothGrad "
+    "maps for the class it predicts. A coloured bar is an arm class, as everywhere here.",
+)
+
+# %% [markdown]
+# ## 4 Your galaxies
+#
+# Filter by label, by a network's prediction and its probability, by disagreement, or by a part of
+# the identifier; turn the pages; save what is left as a table. A page takes some seconds when its
+# maps are made for the first time.
+
+# %%
+if paths.in_batch():
+    display(Markdown("*Run this notebook in JupyterLab to browse galaxies here.*"))
+else:
+    browser = explore.Browser(table, subjects, out, per_page)
+    display(browser.widget)
+
+# %% [markdown]
+# ## 5 What was found
+#
+# Say how often the networks agree.
+
+# %%
+agree = (table["predicted_B0"] == table["predicted_V2M"]).mean()
+most = table.loc[table["disagreement"].idxmax()]
+display(
+    Markdown(
+        f"Both networks name the same class for {agree:.1%} of {len(table):,} galaxies; the median "
+        f"disagreement of their probabilities is {table['disagreement'].median():.2f}. They "
+        f"disagree most on galaxy {most['galaxy_id']}, which volunteers label m = {most['label']}: "
+        f"B0 says m = {most['predicted_B0']} (p = {most['probability_B0']:.2f}), V2M m = "
+        f"{most['predicted_V2M']} (p = {most['probability_V2M']:.2f}). The paper compares its "
+        "networks by their scores only (Table 3)."
+    )
+)
