@@ -114,7 +114,7 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 def table(
     listed: pd.DataFrame,
     reasons: Sequence[str],
-    features: np.ndarray,
+    distance: np.ndarray,
     probabilities: np.ndarray,
     package: Package,
     views: int,
@@ -127,17 +127,16 @@ def table(
         `galaxy_id` and `image_path` of all rows.
     reasons : sequence of str
         Per row why there is no prediction, empty where there is one.
-    features : ndarray, float32, (m, features)
-        Of the m rows that have a prediction, in their order.
+    distance : ndarray, float32, (m,)
+        To the nearest training galaxy, of the m rows that have a prediction, in their order.
     probabilities : ndarray, float, (m, classes)
-        Not calibrated, averaged over `views` views.
+        Of the same rows; not calibrated, averaged over `views` views.
     package : Package
     views : int
     """
     read = np.array([not reason for reason in reasons])
     classes = package.classes
     calibrated = apply_temperature(probabilities, package.temperature(views))
-    distance = package.reference.distance(features)
     found = {
         **dict(zip(probability_columns(classes), calibrated.T)),
         "entropy": entropy(calibrated),

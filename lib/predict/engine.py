@@ -15,31 +15,33 @@ class Engine(Protocol):
     """Pixels, float32 (n, crop, crop, channels) -> features and probabilities, float32."""
 
     name: str
+    batch: int
+    """Images that are best given at a time."""
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, features) and probabilities (n, classes)."""
 
 
 class OnnxEngine:
-    """An ONNX network on the CPU.
+    """An ONNX network on the CPU, on the thread that calls it.
+
+    Several threads may call it at a time. That keeps cores busier than dividing each operation
+    among them, and no thread waits for another.
 
     Parameters
     ----------
     path : path
         ``model.onnx`` of a package.
-    threads : int, optional
-        Threads of one operation; all cores by default.
     """
 
     name = "ONNX Runtime, CPU"
+    batch = 8
 
-    def __init__(self, path: str | Path, threads: int | None = None):
+    def __init__(self, path: str | Path):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        # Idle threads that wait by spinning would take the cores that decode the next images.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
@@ -60,6 +62,7 @@ class KerasEngine:
     """
 
     name = "TensorFlow"
+    batch = 128
 
     def __init__(self, path: str | Path):
         import keras
@@ -79,11 +82,11 @@ class KerasEngine:
         return features.numpy(), probabilities.numpy()
 
 
-def open_engine(onnx: Path, keras: Path, threads: int | None = None) -> Engine:
+def open_engine(onnx: Path, keras: Path) -> Engine:
     """TensorFlow where there is a GPU that this process may use, else ONNX Runtime."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     on_gpu = not hidden and receipts.machine()["gpus"]
-    return KerasEngine(keras) if on_gpu else OnnxEngine(onnx, threads)
+    return KerasEngine(keras) if on_gpu else OnnxEngine(onnx)
 
 
 def dihedral(pixels: np.ndarray, view: int) -> np.ndarray:

@@ -9,8 +9,11 @@ measured. What an image has to be is in the card, not in the code that made the 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +38,6 @@ REFERENCES = 2000
 
 FLAG_PERCENTILE = 99.0
 """Percentile of the held-out galaxies' distances above which a galaxy is flagged."""
-
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ class Package:
         """Temperature that calibrates predictions averaged over a number of views."""
         return self.card["calibration"]["temperature"][str(views)]
 
-    def engine(self, threads: int | None = None) -> Engine:
+    def engine(self) -> Engine:
         """The network, ready to run: TensorFlow where there is a GPU, else ONNX Runtime."""
-        return open_engine(self.folder / ONNX, self.folder / KERAS, threads)
+        return open_engine(self.folder / ONNX, self.folder / KERAS)
 
 
 def export(run_folder: str | Path, folder: str | Path) -> Package:
@@ -342,24 +343,32 @@ def _without_normalization(layer):
     return type(layer).from_config(layer.get_config())
 
 
-def _batches(cache: ImageCache, galaxy_ids, scale: float):
-    rows = cache.rows(galaxy_ids)
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        yield network_input(cache.arrays[part], cache.colour, scale)
-
-
 def _features(engine: Engine, cache: ImageCache, galaxy_ids, scale: float) -> np.ndarray:
-    return np.concatenate([engine.run(x)[0] for x in _batches(cache, galaxy_ids, scale)])
+    """Features of some galaxies of the training survey."""
+    return _over_batches(lambda pixels: (engine.run(pixels)[0],), engine, cache, galaxy_ids, scale)[
+        0
+    ]
 
 
-def _predict(engine: Engine, cache: ImageCache, galaxy_ids, scale: float):
+def _predict(engine: Engine, cache: ImageCache, galaxy_ids, scale: float) -> list[np.ndarray]:
     """Features, probabilities, and probabilities averaged over all views, of some galaxies."""
-    results = []
-    for pixels in _batches(cache, galaxy_ids, scale):
-        features, probabilities = engine.run(pixels)
-        results.append((features, probabilities, averaged(engine, pixels, VIEWS[-1])[1]))
-    return (np.concatenate(column) for column in zip(*results))
+
+    def work(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        return *engine.run(pixels), averaged(engine, pixels, VIEWS[-1])[1]
+
+    return _over_batches(work, engine, cache, galaxy_ids, scale)
+
+
+def _over_batches(work: Callable, engine, cache, galaxy_ids, scale: float) -> list[np.ndarray]:
+    """Results of some work on galaxies' pixels, a batch per thread at a time."""
+    rows = cache.rows(galaxy_ids)
+    batches = [rows[start : start + engine.batch] for start in range(0, len(rows), engine.batch)]
+
+    def one(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return work(network_input(cache.arrays[batch], cache.colour, scale))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [np.concatenate(column) for column in zip(*pool.map(one, batches))]
 
 
 def _reference(training: np.ndarray, held_out: np.ndarray, path: Path) -> Reference:

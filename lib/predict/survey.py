@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -30,9 +29,6 @@ from lib.predict.package import CARD, VIEWS, Package
 from lib.schema import InputError
 
 PLAN, LIST, SHARDS, MODEL = "plan.json", "list.parquet", "shards", "model"
-
-BATCH = 32
-"""Images that the network is given at once; one such batch is decoded ahead."""
 
 
 def plan(
@@ -145,7 +141,7 @@ def predict_shard(plan_path: str | Path, number: int, threads: int | None = None
     number : int
         Shard, from 0.
     threads : int, optional
-        Threads to decode with, and of one operation of the network; all cores by default.
+        Images are read and given to the network by so many threads; one per core by default.
 
     Returns
     -------
@@ -181,9 +177,9 @@ def _planned_package(plan_path: Path, content: dict) -> Package:
 def _predict(
     listed: pd.DataFrame, exported: Package, content: dict, threads: int | None
 ) -> pa.Table:
-    """Catalogue rows of some images, which are decoded while the network runs."""
+    """Catalogue rows of some images: each thread reads a batch of them and runs the network."""
     threads = threads or os.cpu_count()
-    engine = exported.engine(threads)
+    engine = exported.engine()
     pixels, lupton = exported.card["preprocessing"], Lupton(**content["lupton"])
     root = Path(content["root"])
 
@@ -195,45 +191,28 @@ def _predict(
         except Exception as error:  # a damaged file may make a decoder raise anything
             return f"{type(error).__name__}: {error}"
 
-    parts = []
+    def work(paths: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+        images = [read(path) for path in paths]
+        found = [image for image in images if not isinstance(image, str)]
+        reasons = [image if isinstance(image, str) else "" for image in images]
+        if not found:
+            return reasons, np.empty(0), np.empty((0, len(exported.classes)))
+        inputs = network_input(np.stack(found), pixels["colour"], pixels["input_scale"])
+        features, probabilities = averaged(engine, inputs, content["views"])
+        return reasons, exported.reference.distance(features), probabilities
+
+    paths = listed[PATH].tolist()
+    batches = [paths[i : i + engine.batch] for i in range(0, len(paths), engine.batch)]
     with ThreadPoolExecutor(threads) as pool:
-        paths = listed[PATH].tolist()
-        for start, images in zip(range(0, len(paths), BATCH), _ahead(pool, read, paths)):
-            found = [image for image in images if not isinstance(image, str)]
-            reasons = [image if isinstance(image, str) else "" for image in images]
-            features, probabilities = _run(engine, found, exported, content["views"])
-            parts.append(
-                catalogue.table(
-                    listed.iloc[start : start + BATCH],
-                    reasons,
-                    features,
-                    probabilities,
-                    exported,
-                    content["views"],
-                )
-            )
-    return pa.concat_tables(parts)
-
-
-def _ahead(pool: ThreadPoolExecutor, read: Callable, paths: list[str]) -> Iterator[list]:
-    """Batches of images in order; the next one is being read while one is used."""
-    waiting: deque = deque()
-    for start in range(0, len(paths), BATCH):
-        waiting.append([pool.submit(read, path) for path in paths[start : start + BATCH]])
-        if len(waiting) > 1:
-            yield [future.result() for future in waiting.popleft()]
-    for futures in waiting:
-        yield [future.result() for future in futures]
-
-
-def _run(engine, images: list[np.ndarray], exported: Package, views: int):
-    """Features and probabilities of some images, perhaps of none."""
-    if not images:
-        width = exported.reference.features.shape[1]
-        return np.empty((0, width), np.float32), np.empty((0, len(exported.classes)))
-    pixels = exported.card["preprocessing"]
-    inputs = network_input(np.stack(images), pixels["colour"], pixels["input_scale"])
-    return averaged(engine, inputs, views)
+        reasons, distances, probabilities = zip(*pool.map(work, batches))
+    return catalogue.table(
+        listed,
+        [reason for part in reasons for reason in part],
+        np.concatenate(distances),
+        np.concatenate(probabilities),
+        exported,
+        content["views"],
+    )
 
 
 def gather(plan_path: str | Path) -> Path:
