@@ -5,10 +5,14 @@
 # before it has changed. `make run` calls this file; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
 import json
+import re
 import sys
 from pathlib import Path
 
 from lib import profiles
+from lib.processes import end_with_the_chain
+
+end_with_the_chain()
 
 PROFILE = profiles.load(config.get("profile", "mock"), config.get("data"))
 DATA = f"--data '{config['data']}'" if config.get("data") else ""
@@ -22,12 +26,14 @@ FLOW = {
     "04_train_v2m": ["01_sample_selection", "02_preprocessing"],
     "05_explainability": ["02_preprocessing", "03_train_b0", "04_train_v2m"],
     "06_stellar_mass": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
+    "07_image_size": [],
+    "08_class_balance": ["01_sample_selection", "03_train_b0"],
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "10_predict_survey": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
     "11_pretrain_backbone": [],
     "13_explore": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
 }
-GPUS = int(config.get("gpus", 1))
+GPUS = max(1, int(config.get("gpus", 0)))
 USES_GPU = {
     "03_train_b0",
     "04_train_v2m",
@@ -39,6 +45,12 @@ USES_GPU = {
 
 def receipt(step):
     return f"{PROFILE.run_dir}/{step}/receipt.json"
+
+
+def sweep_runs(**wanted):
+    """Output folders of the profile's sweep runs with the wanted `sweep` or `step`."""
+    runs = PROFILE.sweep_runs.items()
+    return [out for out, run in runs if all(getattr(run, k) == v for k, v in wanted.items())]
 
 
 rule all:
@@ -53,7 +65,8 @@ for step in PROFILE.steps:
             step[3:]
         input:
             f"notebooks/{step}.py",
-            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
+            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps]
+            + [receipt(run) for run in sweep_runs(sweep=step)],
         output:
             # `update`: an earlier result is kept until lib.steps puts a whole one in its place
             update(receipt(step)),
@@ -67,6 +80,30 @@ for step in PROFILE.steps:
         shell:
             f"'{sys.executable}' -m lib.steps run {{params.step}} "
             f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
+
+
+# Sweeps: a training notebook run many times, one job per run (lib.sweeps). With GPUs a run takes one
+# of them; on a CPU two runs at least go at a time, since none of them keeps all cores busy.
+for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
+
+    rule:
+        name:
+            f"sweep_{step[3:]}"
+        input:
+            f"notebooks/{step}.py",
+            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
+        output:
+            update(receipt("{run}")),
+        wildcard_constraints:
+            run="|".join(map(re.escape, sweep_runs(step=step))),
+        params:
+            settings=lambda wildcards: PROFILE.sweep_runs[wildcards.run].parameters,
+        threads: max(1, workflow.cores // GPUS if config.get("gpus") else min(4, workflow.cores // 2))
+        resources:
+            gpu=int(bool(config.get("gpus"))),
+        shell:
+            f"'{sys.executable}' -m lib.steps run '{{wildcards.run}}' "
+            f"--profile {PROFILE.name} {DATA} --gpu --after {{input.after}}"
 
 
 # A survey: shards of the images of a plan (lib.predict), and the catalogue that gathers them.

@@ -1119,8 +1119,9 @@ def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.
 
 def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.DataFrame, str]:
     """``value``, ``low``, ``high`` under the sound protocol, and where they are from."""
-    folds = [fold for fold in fold_runs if _training_key(fold) == _training_key(run)]
-    if folds:
+    for folds in fold_groups(fold_runs):
+        if _training_key(folds[0]) != _training_key(run):
+            continue
         used = run.predictions[run.predictions["split"].isin(["train", "validation"])]
         _, summary = cross_validate(folds, used["galaxy_id"])
         return summary[["value", "low", "high"]], f"cross-validation, {len(folds)} folds"
@@ -1216,7 +1217,7 @@ def choose_size(spread: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
 
 
-def fold_groups(runs: list[Run]) -> list[list[Run]]:
+def fold_groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that differ in nothing but the fold they are tested on, in the order of the folds.
 
     Runs without a fold are left out.
@@ -1230,7 +1231,17 @@ def fold_groups(runs: list[Run]) -> list[list[Run]]:
 
 def _training_key(run: Run) -> tuple:
     """What is trained and how; not on which galaxies, nor by which protocol they are scored."""
-    names = ("role", "backbone", "weights", "crop", "colour", "trainable", "merge", "sampling")
+    names = (
+        "role",
+        "backbone",
+        "weights",
+        "crop",
+        "colour",
+        "view",
+        "trainable",
+        "merge",
+        "sampling",
+    )
     training = {**run.settings.get("training", {}), "name": None, "view_seed": None}
     return (
         *(run.settings.get(name) for name in names),

@@ -25,7 +25,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -40,11 +39,11 @@ from papermill.exceptions import PapermillExecutionError
 
 from lib import profiles, receipts
 from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
+from lib.processes import CHAIN, end_with_the_chain
 from lib.schema import InputError
 
 FINGERPRINT = "fingerprint.json"
 LOG = "log.txt"
-CHAIN = "SPIRAL_ARMS_CHAIN"
 PATIENCE = 60
 """Seconds that a step waits for the processes of a killed run of it to end."""
 
@@ -54,7 +53,10 @@ class StepError(RuntimeError):
 
 
 class _Progress:
-    """Stream that copies a notebook's printed lines to its log and, indented, to the console."""
+    """Stream that copies a notebook's printed lines to its log and, indented, to the console.
+
+    An empty label keeps them from the console.
+    """
 
     def __init__(self, log: TextIO, label: str):
         self.log, self.label = log, label
@@ -63,7 +65,7 @@ class _Progress:
         self.log.write(text)
         self.log.flush()
         for line in text.splitlines():
-            if line.strip():
+            if line.strip() and self.label:
                 print(f"    {self.label} | {line}", flush=True)
 
     def flush(self) -> None:
@@ -117,21 +119,6 @@ def _first_free(gpus: list[str], folder: Path, held: ExitStack) -> str:
                 held.enter_context(_locked(folder / f".gpu-{gpu}.lock", "a step", 0))
                 return gpu
         time.sleep(1)
-
-
-def _end_with_the_chain() -> None:
-    """End this process when the chain that started it has ended.
-
-    Standard input is then a pipe that the chain alone holds open and never writes to, so that
-    reading it returns when the chain is gone. Snakemake, in between, tells its jobs nothing when
-    it is killed.
-    """
-
-    def watch() -> None:
-        os.read(0, 1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -270,7 +257,7 @@ def run(
     after : list of str, optional
         Receipts of the steps that this one reads.
     label : str, optional
-        How the console's progress lines name the step.
+        How the console's progress lines name the step; empty for none.
 
     Returns
     -------
@@ -298,7 +285,7 @@ def run(
         if has_done(staging, mark):  # the step was killed just before its end
             _move_into_place(staging, final)
         else:
-            _run_alone(step, parameters, mark, label or step, final)
+            _run_alone(step, parameters, mark, step if label is None else label, final)
     return final
 
 
@@ -331,20 +318,20 @@ def _run_alone(
 def _run_step(arguments: argparse.Namespace) -> None:
     """Run one step of a profile and print when it starts and ends."""
     profile = profiles.load(arguments.profile, arguments.data)
-    profile.check_step(arguments.step)
-    if os.environ.pop(CHAIN, None):
-        _end_with_the_chain()
-    count = f"[{profile.steps.index(arguments.step) + 1}/{len(profile.steps)}]"
-    print(f"{count} {arguments.step} ...", flush=True)
+    name = arguments.step
+    step, parameters = profile.made_by(name)
+    end_with_the_chain()
+    os.environ.pop(CHAIN, None)
+    count = f"[{profile.outputs.index(name) + 1}/{len(profile.outputs)}]"
+    print(f"{count} {name} ...", flush=True)
     start = time.time()
     run_dir = resolve(profile.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with _one_gpu(run_dir) if arguments.gpu else nullcontext():
-        folder = run(
-            arguments.step, profile.overrides[arguments.step], arguments.after, arguments.step[:2]
-        )
+        # Runs of a sweep go side by side: their lines stay in their logs.
+        folder = run(step, parameters, arguments.after, step[:2] if name == step else "")
     relative = os.path.relpath(folder, project_root())
-    print(f"{count} {arguments.step} done in {time.time() - start:.0f} s -> {relative}", flush=True)
+    print(f"{count} {name} done in {time.time() - start:.0f} s -> {relative}", flush=True)
 
 
 def _check_data(profile: profiles.Profile) -> None:
@@ -368,7 +355,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     print(f"profile {profile.name}: {profile.description}", flush=True)
     for step, reason in profile.skipped.items():
         print(f"skipping {step}: {reason}", flush=True)
-    gpus = max(1, len(visible_gpus()))
+    gpus = len(visible_gpus())
     config = [f"profile={profile.name}", f"gpus={gpus}"]
     config += [f"data={arguments.data}"] if arguments.data else []
     command = [sys.executable, "-m", "snakemake"]
@@ -376,11 +363,11 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         profile.check_step(arguments.until)
         command.append(f"{profile.run_dir}/{arguments.until}/{receipts.NAME}")
     command += ["--cores", str(arguments.cores), "--quiet", "all", "--nolock", "--rerun-incomplete"]
-    command += ["--keep-going", "--resources", f"gpu={gpus}", "--config", *config]
+    command += ["--keep-going", "--resources", f"gpu={max(1, gpus)}", "--config", *config]
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
     with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
-        before = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
+        before = _receipt_times(profile)
         environment = {**os.environ, CHAIN: "1"}
         with subprocess.Popen(
             command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
@@ -389,22 +376,29 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     part = f" up to {arguments.until}" if arguments.until else ""
-    after = {p: p.stat().st_mtime_ns for p in run_dir.glob(f"*/{receipts.NAME}")}
-    if after == before:
+    if _receipt_times(profile) == before:
         print(f"nothing to do: every step of profile {profile.name}{part} is up to date")
     else:
         print(f"profile {profile.name}{part} is complete: see {profile.run_dir}")
+
+
+def _receipt_times(profile: profiles.Profile) -> dict[Path, int]:
+    """When the receipt of each finished step and sweep run was written."""
+    paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.outputs]
+    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
 def _verify_run(arguments: argparse.Namespace) -> None:
     """Hash the finished steps of a profile again and print what has changed."""
     profile = profiles.load(arguments.profile)
     changes = [
-        line for step in profile.steps for line in receipts.verify(resolve(profile.run_dir) / step)
+        line
+        for output in profile.outputs
+        for line in receipts.verify(resolve(profile.run_dir) / output)
     ]
     if changes:
         raise StepError("not as the receipts say:\n  " + "\n  ".join(changes))
-    print(f"profile {profile.name}: all {len(profile.steps)} steps are as their receipts say")
+    print(f"profile {profile.name}: all {len(profile.outputs)} steps are as their receipts say")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -422,7 +416,7 @@ def main(argv: list[str] | None = None) -> int:
         if name != "verify":
             command.add_argument("--data", help="folder of the survey's data")
         if name == "run":
-            command.add_argument("step")
+            command.add_argument("step", help="a notebook, or the folder of a sweep's run")
             command.add_argument("--after", nargs="*", default=[], help="receipts of earlier steps")
             command.add_argument("--gpu", action="store_true", help="take one of several GPUs")
         if name == "chain":

@@ -25,7 +25,7 @@
 # - `02_preprocessing`: the cache of their images
 #
 # **Outputs**
-# - `model.keras`: the network with the weights of its best epoch
+# - `model.keras`: the network with the weights of its best epoch (if `keep_model`)
 # - `model.json`: what the network is, how it was trained and on what
 # - `history.csv`: loss and accuracy of every epoch
 # - `predictions.parquet`: class probabilities of every galaxy that has an image
@@ -47,6 +47,7 @@ from IPython.display import Markdown, display
 from lib import evaluation, images, models, paper, paths, selection, training
 from lib.figures import style
 from lib.figures import training as figures
+from lib.schema import InputError
 
 style.use()
 
@@ -77,6 +78,8 @@ train_backbone = False
 batch_norm = "inference"
 # Class merge: none, 3+4 or 4+5+.
 merge = "none"
+# Classes to keep, by their (merged) names; an empty list keeps all.
+classes = []
 # down-sampled (at most max_per_class galaxies of each class) or all.
 sampling = "down-sampled"
 # Most galaxies of one class when down-sampling.
@@ -87,8 +90,16 @@ choose = "first"
 validation_fraction = 0.3
 # Go on when a class has no galaxy to train or validate on.
 allow_empty = False
-# published (validation galaxies give the scores) or sound (half of them are kept for testing).
+# What is done about unequal classes: none, class weights, balanced sampling or focal loss.
+balance = "none"
+# Exponent of the focal loss.
+focal_gamma = 2.0
+# published (validation galaxies give the scores) or sound (others, kept for testing, give them).
 protocol = "published"
+# Fold of the sample to test on (sound only), from 0; None keeps half of the validation galaxies.
+fold = None
+# Folds of the sample; fold = folds and more are those of a repeat, divided otherwise.
+folds = 5
 # Most epochs.
 epochs = 50
 # Galaxies per step.
@@ -102,8 +113,12 @@ patience = 30
 feature_views = 5
 # Seed of the augmentation, where runs with several seeds are to share features; None takes seed.
 view_seed = None
+# Seed of the split, where runs with several seeds are to have the same galaxies; None takes seed.
+split_seed = None
 # Seed of the initial weights, the order of the galaxies and the augmentation.
 seed = 42
+# Write model.keras, which only explaining and predicting need.
+keep_model = True
 
 # %% [markdown]
 # ### 1.3 Check the parameters
@@ -111,7 +126,12 @@ seed = 42
 # Describe the network and the protocol; a value that is not possible stops the notebook here.
 
 # %%
-selection.check_sampling(merge, sampling, max_per_class, choose, validation_fraction)
+selection.check_sampling(
+    *(merge, sampling, max_per_class, choose, validation_fraction),
+    **{"classes": classes, "fold": fold, "folds": folds},
+)
+if fold is not None and protocol != "sound":
+    raise InputError(f"fold = {fold} goes with protocol = 'sound', not with {protocol!r}")
 network = models.Network(
     role="B0",
     backbone=backbone,
@@ -128,6 +148,8 @@ rules = training.Protocol(
     learning_rate=learning_rate,
     patience=patience,
     batch_norm=batch_norm,
+    balance=balance,
+    focal_gamma=focal_gamma,
     feature_views=feature_views or None,
     view_seed=view_seed,
     seed=seed,
@@ -164,21 +186,25 @@ sample = sample[cache.has(sample["galaxy_id"])]
 # ### 2.2 Choose training and validation galaxies
 #
 # Merge classes where asked to, take at most the chosen number of each, and split each class into
-# training and validation. The galaxies left over (rest) are predicted too.
+# training and validation; a fold to test on is set aside before anything else. The galaxies left
+# over (rest) are predicted too.
 
 # %%
 assignment = selection.assign(
     sample,
     merge=merge,
+    classes=classes,
     sampling=sampling,
     max_per_class=max_per_class,
     choose=choose,
     validation_fraction=validation_fraction,
-    seed=seed,
+    fold=fold,
+    folds=folds,
+    seed=seed if split_seed is None else split_seed,
     allow_empty=allow_empty,
 )
-if protocol == "sound":
-    assignment = evaluation.sound_split(assignment, seed=seed)
+if protocol == "sound" and fold is None:
+    assignment = evaluation.sound_split(assignment, seed=seed if split_seed is None else split_seed)
 display(pd.crosstab(assignment["label"], assignment["split"]))
 
 # %% [markdown]
@@ -198,7 +224,10 @@ run = training.train(
     assignment,
     out,
     features=paths.resolve(run_dir) / "features" if feature_views else None,
-    notes={"merge": merge, "sampling": sampling, "choose": choose, "max_per_class": max_per_class},
+    notes={
+        **{"merge": merge, "sampling": sampling, "choose": choose, "max_per_class": max_per_class},
+        **{"validation_fraction": validation_fraction, "fold": fold, "folds": folds},
+    },
 )
 
 # %% [markdown]
@@ -207,7 +236,7 @@ run = training.train(
 # Write the network, its settings, its history and all predictions.
 
 # %%
-training.save_run(run, out)
+training.save_run(run, out, keep_model=keep_model)
 
 # %% [markdown]
 # ### 3.3 Watch it learn
@@ -282,14 +311,18 @@ display(scores.round(3))
 # %%
 accuracy = scores.loc["accuracy"]
 published = paper.deduced_scores("B0 down-sampled").iloc[0]
+same_task = merge == "none" and not classes
+beside = (
+    f" The paper's B0, on its own {int(published['total']):,} validation galaxies, has "
+    f"{published['accuracy']:.1%} and {published['macro_f1']:.3f}."
+)
 display(
     Markdown(
         f"{backbone} (weights: {weights}) names the arm class of {accuracy['value']:.1%} of "
         f"{len(result.part()):,} {result.reported_split} galaxies (95 % interval "
         f"{accuracy['low']:.1%} to {accuracy['high']:.1%}); always naming the most frequent class "
-        f"would be right for {most_frequent:.1%}. Macro-F1 is {scores.loc['macro_f1', 'value']:.3f}. "
-        f"The paper's B0, on its own {int(published['total']):,} validation galaxies, has "
-        f"{published['accuracy']:.1%} and {published['macro_f1']:.3f}. The best epoch was {best} of "
+        f"would be right for {most_frequent:.1%}. Macro-F1 is {scores.loc['macro_f1', 'value']:.3f}."
+        f"{beside if same_task else ''} The best epoch was {best} of "
         f"{len(run.history)}, at {run.history['seconds'].median():.1f} s per epoch."
     )
 )

@@ -23,6 +23,7 @@
 # **Inputs**
 # - `01_sample_selection`: the votes and the selected galaxies
 # - `03_train_b0`, `04_train_v2m` and any further training runs: predictions and settings
+# - `sweeps/09_model_comparison`: trainings with merged classes, and with folds of the sample
 #
 # **Outputs**
 # - `comparison.csv`: every number of Table 3 beside ours
@@ -42,10 +43,10 @@
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import evaluation, paper, paths, report, selection
+from lib import evaluation, paper, paths, report, selection, sweeps
 from lib.figures import comparison as figures
 from lib.figures import style
-from lib.schema import InputError
+from lib.schema import MERGES, InputError
 
 style.use()
 
@@ -62,6 +63,9 @@ run_dir = "runs/mock"
 output = "09_model_comparison"
 # Folders of training runs to compare, below run_dir.
 runs = ["03_train_b0", "04_train_v2m"]
+# Folders of more runs below run_dir: class merges and folds; None takes all in
+# sweeps/09_model_comparison.
+sweep = None
 # Bins of confidence in the reliability diagram.
 bins = 10
 # Folds of the temperature scaling.
@@ -89,6 +93,8 @@ if bins < 2 or folds < 2:
 # %%
 out = paths.output_folder(run_dir, output)
 trained = [evaluation.read_run(paths.step_folder(run_dir, name)) for name in runs]
+swept = [evaluation.read_run(folder) for folder in sweeps.folders(run_dir, output, sweep)]
+single = [run for run in swept if run.settings.get("fold") is None]
 selected = paths.step_folder(run_dir, "01_sample_selection")
 sample = pd.read_parquet(selected / "sample.parquet")
 votes = pd.read_parquet(selected / "votes.parquet")
@@ -127,7 +133,47 @@ style.show(
 )
 
 # %% [markdown]
-# ### 2.2 Look at the paper's own matrix
+# ### 2.2 Compare class configurations
+#
+# Gather each role's runs with all classes, with m = 3 and 4 merged and with m = 4 and 5+ merged, as
+# far as they were trained. Where several have the same role and merge, those of the sweep are taken,
+# which were all trained alike.
+
+# %%
+found = {(run.settings["merge"], run.settings["role"]): run for run in [*trained, *single]}
+order = [(merge, role) for merge in MERGES for role in ("B0", "V2M")]
+configurations = {key: found[key] for key in order if key in found}
+merged = [run for (merge, _), run in configurations.items() if merge != "none"]
+
+# %% [markdown]
+# Draw their confusion matrices, one line per configuration.
+
+# %%
+style.show(
+    figures.confusion_matrices(
+        {
+            f"{role}, " + ("all classes" if merge == "none" else f"{merge} merged"): run.confusion()
+            for (merge, role), run in configurations.items()
+        }
+    ),
+    out / "class_configurations.png",
+    "Confusion matrices of the class configurations of Fig. 7. Upper number and colour: share of "
+    "the label's galaxies; lower number: galaxies.",
+)
+
+# %% [markdown]
+# List their scores with 95 % intervals. With fewer classes a network has fewer ways to err: scores
+# of different configurations are no contest.
+
+# %%
+configured = pd.concat(
+    {key: evaluation.score_intervals(run.confusion()) for key, run in configurations.items()},
+    names=["merge", "role"],
+)
+display(configured.round(3))
+
+# %% [markdown]
+# ### 2.3 Look at the paper's own matrix
 #
 # Draw the confusion matrix that the authors' log prints for B0. In Sec. 5.2 the paper says that
 # galaxies with m = 3 are called m = 4: the matrix shows the reverse.
@@ -141,7 +187,7 @@ style.show(
 )
 
 # %% [markdown]
-# ### 2.3 Find the commonest mistakes
+# ### 2.4 Find the commonest mistakes
 #
 # List the pairs of classes that are confused most often, largest share first.
 
@@ -161,8 +207,10 @@ display(mistakes.groupby("run").head(4).reset_index(drop=True).round(3))
 # beside each. `inside` says whether the paper's number lies in our interval.
 
 # %%
-comparison = pd.concat([evaluation.compare_with_paper(run) for run in trained], ignore_index=True)
-cells = comparison[comparison["label"] != "all"]
+comparison = pd.concat(
+    [evaluation.compare_with_paper(run) for run in [*trained, *merged]], ignore_index=True
+)
+cells = comparison[(comparison["label"] != "all") & (comparison["merge"] == "none")]
 shown = ["run", "protocol", "label", "metric", "n", "ours", "low", "high", "paper", "difference"]
 display(cells[[*shown, "inside"]].round(3))
 
@@ -174,7 +222,7 @@ display(cells[[*shown, "inside"]].round(3))
 
 # %%
 style.show(
-    figures.table_3(comparison),
+    figures.table_3(cells),
     out / "table_3.png",
     "Precision, recall and F1-score per arm class of each run (coloured, with 95 % Wilson "
     "intervals) beside the paper's Table 3 (white diamonds; grey: 95 % intervals of its deduced "
@@ -221,10 +269,10 @@ display(precision.unstack("run").swaplevel(axis=1).sort_index(axis=1).round(3))
 # ### 4.1 Test the runs against each other
 #
 # Count the galaxies that only one network gets right. McNemar's exact test asks whether they fall
-# to both sides alike.
+# to both sides alike. Runs with merged classes are tested against each other.
 
 # %%
-tests, differences = evaluation.compare_pairs(trained, seed=seed)
+tests, differences = evaluation.compare_pairs([*trained, *merged], seed=seed)
 display(tests.round(4))
 
 # %% [markdown]
@@ -297,31 +345,53 @@ style.show(
 #
 # ### 6.1 Measure the optimism of the published protocol
 #
-# Score each run twice: as published, on the galaxies that chose the epoch; and soundly, on test
-# galaxies set aside where the run has them, else on each half of the validation galaxies at the
-# epoch that the *other* half chooses.
+# Score each run twice: as published, on the galaxies that chose the epoch; and soundly, by
+# cross-validation where folds were trained, on the very galaxies that the published protocol trains
+# and validates with; else on test galaxies where the run has set some aside; else on each half of
+# the validation galaxies at the epoch that the *other* half chooses.
 
 # %%
-protocols = pd.concat([evaluation.protocols(run, seed=seed) for run in trained], ignore_index=True)
+plain = [*trained, *(run for run in single if run.settings["merge"] == "none")]
+protocols = pd.concat(
+    [evaluation.protocols(run, swept, seed=seed) for run in plain], ignore_index=True
+)
 protocols["optimism"] = protocols["published"] - protocols["sound"]
 display(protocols.round(3))
 
 # %% [markdown]
 # ### 6.2 Draw it
 #
-# See how far the published protocol lies above the sound one, and both beside the paper.
+# See how far the published protocol lies above the sound one, and both beside the paper. An interval
+# of the difference would be about as wide as both bars together: the published validation set is a
+# small part of the galaxies.
 
 # %%
 style.show(
     figures.optimism(protocols),
     out / "optimism.png",
     "Scores under the published protocol (circles, 95 % sampling interval) and the sound one "
-    "(squares; 95 % interval for test galaxies, range over halvings for chosen epochs), with the "
-    "paper's (diamonds).",
+    "(squares; 95 % sampling interval, but range over halvings where no folds were trained), with "
+    "the paper's (diamonds).",
 )
 
 # %% [markdown]
-# ### 6.3 Look at galaxies that nobody has looked at
+# ### 6.3 Cross-validate
+#
+# Score every galaxy of the sample by the network of the fold that it was set aside for. `low` and
+# `high` are the sampling error of the galaxies; `fold_low` and `fold_high` bound the mean over folds
+# for galaxies and training together, corrected for training sets that overlap (Nadeau & Bengio
+# 2003).
+
+# %%
+crossed = {
+    f"{folds[0].settings['role']}, {len(folds)} folds": evaluation.cross_validate(folds)[1]
+    for folds in evaluation.fold_groups(swept)
+}
+if crossed:
+    display(pd.concat(crossed, names=["run"]).round(3))
+
+# %% [markdown]
+# ### 6.4 Look at galaxies that nobody has looked at
 #
 # Down-sampling leaves galaxies of the large classes aside. Neither training nor the choice of the
 # epoch has seen them, so that their recall is free of optimism.
@@ -416,10 +486,10 @@ summary = {
         "split": run.reported_split,
         "galaxies": len(run.part()),
         "scores": evaluation.scores(run.confusion()),
-        "calibration": calibration.loc[run.name].to_dict("index"),
+        "calibration": calibrated[run.name][0].to_dict("index") if run.name in calibrated else None,
         "optimism": protocols[protocols["run"] == run.name].set_index("metric")["optimism"],
     }
-    for run in trained
+    for run in plain
 }
 for name in summary:
     summary[name]["optimism"] = summary[name]["optimism"].to_dict()
@@ -431,6 +501,11 @@ for name in summary:
 pairs = tests.set_index(tests["a"] + " v " + tests["b"]).drop(columns=["a", "b"])
 content = {
     "runs": summary,
+    "class_configurations": {
+        f"{role} {merge}": evaluation.scores(run.confusion())
+        for (merge, role), run in configurations.items()
+    },
+    "cross_validation": {name: table.to_dict("index") for name, table in crossed.items()},
     "pairs": pairs.to_dict("index"),
     "published_pair": {"p_least": least, "p_most": most},
     "audit": {"holds": int(audit["holds"].sum()), "does_not_hold": int((~audit["holds"]).sum())},

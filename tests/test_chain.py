@@ -16,7 +16,7 @@ pytestmark = pytest.mark.chain
 
 def test_every_step_is_done_and_said(smoke):
     printed, folder = smoke
-    steps = profiles.load("smoke").steps
+    steps = profiles.load("smoke").outputs
     for number, step in enumerate(steps, 1):
         assert f"[{number}/{len(steps)}] {step} done in" in printed
         assert receipts.verify(folder / step) == []

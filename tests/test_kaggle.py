@@ -364,9 +364,10 @@ def test_a_failed_step_is_an_error(checkout):
 
 @pytest.mark.chain
 def test_only_whole_and_fitting_results_are_taken_over(checkout, tmp_path, monkeypatch):
-    profile = load(checkout, steps=["03_train_b0", "04_train_v2m"])
-    for step in profile.steps:
-        steps.run(step, profile.overrides[step])
+    swept = {"04_train_v2m": [{"train": "03_train_b0", "grid": {"seconds": [0]}}]}
+    profile = load(checkout, steps=["03_train_b0", "04_train_v2m"], sweeps=swept)
+    for output in profile.outputs:
+        steps.run(*profile.made_by(output))
     attached = tmp_path / "input" / "earlier-kernel" / "runs"
     attached.parent.mkdir(parents=True)
     shutil.move(checkout / "runs", attached)
@@ -374,10 +375,12 @@ def test_only_whole_and_fitting_results_are_taken_over(checkout, tmp_path, monke
     (attached / "mock" / "04_train_v2m" / "gpu.txt").write_text("changed")
     monkeypatch.setenv("KAGGLE_INPUT", str(tmp_path / "input"))
 
-    assert session.restore(profile) == ["03_train_b0"]
+    of_sweep = "sweeps/04_train_v2m/b0-seconds_0"
+    assert session.restore(profile) == ["03_train_b0", of_sweep]
     run = checkout / "runs" / "mock"
-    assert {p.name for p in run.iterdir()} == {"03_train_b0", "02_preprocessing.partial"}
-    assert receipts.verify(run / "03_train_b0") == []
+    found = {p.name for p in run.iterdir()}
+    assert found == {"03_train_b0", "02_preprocessing.partial", "sweeps"}
+    assert receipts.verify(run / "03_train_b0") == receipts.verify(run / of_sweep) == []
     changed = load(checkout, steps=["03_train_b0"], all={"seconds": 1})
     assert session.restore(changed) == []
     assert not (run / "03_train_b0").exists()

@@ -171,7 +171,7 @@ def kill(top, victim, kernel):
     if victim == "snakemake":
         (chosen,) = [p for p in processes if p.cmdline()[1:3] == ["-m", "snakemake"]]
     else:
-        chosen = {"kernel": kernel, "step": processes[0]}[victim]
+        chosen = {"kernel": kernel, "step": processes[0], "chain": processes[0]}[victim]
     chosen.send_signal(signal.SIGKILL)
     assert top.wait(LIMIT) != 0
     _, alive = psutil.wait_procs([*processes[1:], kernel], timeout=30)
@@ -215,6 +215,68 @@ def test_whatever_is_killed_nothing_half_written_counts_and_only_the_rest_is_don
     assert all(c.execution_count for c in notebook.cells if c.cell_type == "code")
     assert journal(checkout) == WORK, "work was done twice, or left out"
     assert {*first_done, first.stat().st_mtime_ns} == set(first_done[:1])
+
+
+# One run of a sweep, and the notebook that gathers all.
+SWEPT = """# %% tags=["parameters"]
+run_dir = "runs/mock"
+output = "03_train_b0"
+seed = 0
+
+# %%
+import os, time
+from lib import paths
+out = paths.output_folder(run_dir, output)
+root = paths.project_root()
+if os.environ.get("STOP_AT") == f"seed {seed}":
+    (root / "reached").write_text(str(os.getpid()))
+    time.sleep(600)
+
+# %%
+with open(root / "journal.txt", "a") as file:
+    file.write(f"seed {seed}\\n")
+(out / "model.json").write_text(str(seed))
+"""
+GATHERING = """# %% tags=["parameters"]
+run_dir = "runs/mock"
+output = "07_image_size"
+sweep = None
+
+# %%
+from lib import paths, sweeps
+out = paths.output_folder(run_dir, output)
+found = [(folder / "model.json").read_text() for folder in sweeps.folders(run_dir, output, sweep)]
+(out / "found.txt").write_text(" ".join(found))
+"""
+
+
+def test_a_sweep_goes_on_with_the_missing_runs_only(checkout):
+    for name, text in {"03_train_b0": SWEPT, "07_image_size": GATHERING}.items():
+        (checkout / "notebooks" / f"{name}.py").write_text(HEADER + text)
+
+    def ask_for(*seeds):
+        blocks = [{"train": "03_train_b0", "grid": {"seed": list(seeds)}}]
+        write_profile(checkout, {"steps": ["07_image_size"], "sweeps": {"07_image_size": blocks}})
+
+    ask_for(1, 2)
+    folder = checkout / "runs" / "mock" / "sweeps" / "07_image_size"
+    first = folder / "b0-seed_1" / receipts.NAME
+    run = start_chain(checkout, "seed 2")
+    kernel = wait_until_reached(checkout, run)
+    unfinished = checkout / ".snakemake" / "incomplete"  # Snakemake's own marks
+    wait_for(lambda: first.exists() and len(list(unfinished.iterdir())) == 1, checkout, run)
+    done = first.stat().st_mtime_ns
+    kill(run, "chain", kernel)
+    assert journal(checkout) == ["seed 1"]
+
+    ask_for(1, 2, 3)
+    finish(checkout, start_chain(checkout))
+    assert first.stat().st_mtime_ns == done
+    assert sorted(journal(checkout)) == ["seed 1", "seed 2", "seed 3"]
+    gathered = checkout / "runs" / "mock" / "07_image_size"
+    assert (gathered / "found.txt").read_text() == "1 2 3"
+    inputs = receipts.read(gathered)["inputs"]
+    assert {"b0-seed_1", "b0-seed_2", "b0-seed_3"} <= inputs.keys()
 
 
 # The runner of a step, made to stand still in the middle of what it writes.

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from lib import profiles, receipts, steps
+from lib import profiles, receipts, steps, sweeps
 from lib.schema import InputError
 
 NOTEBOOK = """# ---
@@ -77,6 +77,12 @@ def write_profile(root, name, content):
     path.write_text(yaml.safe_dump({"description": "a test", **content}))
 
 
+def sweep(grid, **more):
+    """A profile whose first notebook gathers runs of its second."""
+    block = {"train": "02_second", "grid": grid, **more}
+    return {"steps": ["01_first"], "sweeps": {"01_first": [block]}}
+
+
 def test_a_profile_applies_shared_and_own_parameters(checkout):
     write_profile(
         checkout,
@@ -98,12 +104,59 @@ def test_a_profile_applies_shared_and_own_parameters(checkout):
         ({"steps": ["01_first"], "all": {"sede": 3}}, "no notebook of the profile has.*sede"),
         ({"steps": ["03_third"]}, "no notebook '03_third': choose one of 01_first, 02_second"),
         ({}, "names no `steps`"),
+        ({"steps": ["01_first"], "sweeps": {"02_second": []}}, "wanted notebooks of the profile"),
+        (
+            {"steps": ["01_first"], "sweeps": {"01_first": [{"train": "02_second"}]}},
+            "wanted `train`",
+        ),
+        (sweep({"rows": 3}), "wanted a list of values for each parameter"),
+        (sweep({"rows": ["3"]}), "rows = '3' is of type str"),
+        (sweep({"rosw": [3]}), "02_second has no parameter 'rosw'"),
+        (sweep({"rows": [3, 3]}), "several runs .*second-rows_3.*give blocks a `name`"),
     ],
 )
 def test_a_wrong_profile_is_refused_by_name(checkout, content, message):
     write_profile(checkout, "p", content)
     with pytest.raises(InputError, match=message):
         profiles.load("p")
+
+
+def test_a_sweep_is_every_combination_of_its_grid(checkout):
+    content = sweep({"rows": [1, 2], "trouble": ["no such"]}, set={"fraction": 0.25})
+    write_profile(checkout, "p", {**content, "all": {"fraction": 1}, "02_second": {"rows": 9}})
+    profile = profiles.load("p")
+    first, second = profile.sweep_runs.values()
+    assert [first.output, second.output] == [
+        f"sweeps/01_first/second-rows_{n}-trouble_no_such" for n in (1, 2)
+    ]
+    assert profile.outputs == [first.output, second.output, "01_first"]
+    assert first.step == "02_second"
+    assert second.parameters == {
+        **{"run_dir": "runs/p", "output": second.output, "rows": 2},
+        **{"trouble": "no such", "fraction": 0.25},
+    }
+    assert profile.made_by(second.output) == ("02_second", second.parameters)
+    assert profile.made_by("01_first") == ("01_first", profile.overrides["01_first"])
+
+
+def test_a_gathering_notebook_is_given_the_runs_of_its_sweep(checkout):
+    source = checkout / "notebooks" / "01_first.py"
+    source.write_text(source.read_text().replace("rows = 3", "sweep = None"))
+    write_profile(checkout, "p", sweep({"rows": [1, 2]}))
+    profile = profiles.load("p")
+    assert profile.overrides["01_first"]["sweep"] == list(profile.sweep_runs)
+    write_profile(checkout, "p", {"steps": ["01_first"]})
+    assert profiles.load("p").overrides["01_first"]["sweep"] == []
+
+    run_dir = checkout / "runs" / "p"
+    for name in ("a", "b", "c.partial"):
+        (run_dir / "sweeps" / "01_first" / name).mkdir(parents=True)
+        (run_dir / "sweeps" / "01_first" / name / "model.json").touch()
+    folders = [run_dir / "sweeps" / "01_first" / name for name in "ab"]
+    assert sweeps.folders(run_dir, "01_first") == folders
+    assert sweeps.folders(run_dir, "01_first", ["sweeps/01_first/b"]) == folders[1:]
+    with pytest.raises(InputError, match="sweeps/01_first/d is missing"):
+        sweeps.folders(run_dir, "01_first", ["sweeps/01_first/d"])
 
 
 def test_unknown_profile_lists_the_known_ones(checkout):

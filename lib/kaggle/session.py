@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 import lib
-from lib import profiles, receipts, steps
+from lib import profiles, receipts, steps, sweeps
 from lib.download.kaggle import input_folder
 from lib.kaggle.bundle import PROJECT
 from lib.paths import project_root, resolve
@@ -70,35 +70,41 @@ def restore(profile: profiles.Profile) -> list[str]:
     """
     run_dir, earlier = resolve(profile.run_dir), earlier_runs(profile)
     done = []
-    for step in profile.steps:
-        source = next((r / step for r in [run_dir, *earlier] if _is_done(profile, r / step)), None)
+    for step in profile.outputs:
+        source = next((r / step for r in [run_dir, *earlier] if _is_done(profile, r, step)), None)
         if source is None:
             shutil.rmtree(run_dir / step, ignore_errors=True)
             continue
-        if source.parent != run_dir:
+        if source != run_dir / step:
             shutil.copytree(source, run_dir / step, dirs_exist_ok=True)
         # Snakemake goes by the order of the times, which copies do not keep.
         (run_dir / step / receipts.NAME).touch()
         done.append(step)
-    for folder in (f for r in earlier for f in r.iterdir() if f.is_dir()):
-        if folder.name not in profile.steps and not (run_dir / folder.name).exists():
-            shutil.copytree(folder, run_dir / folder.name)
+    for run in earlier:
+        begun = [*run.iterdir(), *run.glob(f"{sweeps.FOLDER}/*/*")]
+        for folder in (f for f in begun if f.is_dir() and f.name != sweeps.FOLDER):
+            place = folder.relative_to(run)
+            if place.as_posix() not in profile.outputs and not (run_dir / place).exists():
+                shutil.copytree(folder, run_dir / place)
     return done
 
 
-def _is_done(profile: profiles.Profile, folder: Path) -> bool:
-    """Whether a folder holds a step's result that this profile would make of the steps before."""
+def _is_done(profile: profiles.Profile, run: Path, output: str) -> bool:
+    """Whether a run holds a step's result that this profile would make of the steps before."""
+    step, parameters = profile.made_by(output)
+    known = {name: name for name in profile.steps}
+    known |= {r.name: out for out, r in profile.sweep_runs.items() if r.sweep == step}
     try:
-        inputs = receipts.read(folder)["inputs"]
+        inputs = receipts.read(run / output)["inputs"]
         needed = [
-            str(resolve(profile.run_dir) / name / receipts.NAME)
+            str(resolve(profile.run_dir) / known[name] / receipts.NAME)
             for name in inputs
-            if name in profile.steps
+            if name in known
         ]
-        mark = steps.fingerprint(folder.name, profile.overrides[folder.name], needed)
+        mark = steps.fingerprint(step, parameters, needed)
     except InputError:
         return False
-    return steps.has_done(folder, mark)
+    return steps.has_done(run / output, mark)
 
 
 def run_chain(profile: profiles.Profile, until: str = "", hours: float = 11.0) -> bool:
@@ -161,7 +167,7 @@ def progress(profile: profiles.Profile) -> pd.DataFrame:
 
 
 def _progress(profile: profiles.Profile) -> Iterator[tuple[str, str, float | None, str]]:
-    for step in profile.steps:
+    for step in profile.outputs:
         folder = resolve(profile.run_dir) / step
         partial = folder.with_name(folder.name + ".partial")
         minutes, state, at = None, "not begun", folder
