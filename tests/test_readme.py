@@ -1,12 +1,16 @@
-"""README and data/README: their commands exist and their links lead somewhere."""
+"""README and its neighbours: their commands are run somewhere, and their links lead somewhere."""
 
+import os
 import re
+import shlex
+import shutil
 import subprocess
 
 import pytest
 from conftest import ROOT
 
-PAGES = ["README.md", "data/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/architecture.md"]
+PAGES += ["docs/extending.md"]
 COMMANDS = sorted(
     {
         command
@@ -15,15 +19,96 @@ COMMANDS = sorted(
     }
 )
 
+# Target of make: what its recipe calls, and who runs that in CI.
+RUN_BY = {
+    "run": ("-m lib.steps chain", "test_chain.py::test_every_step_is_done_and_said"),
+    "test": ("-m pytest", ".ci/run::make test"),
+    "lint": ("ruff check", ".ci/run::make lint"),
+    "lab": ("jupyter lab", "test_explore.py::test_widgets_filter_galaxies_in_jupyterlab"),
+    "book": ("-m lib.book", "test_book.py::site"),
+    "rulegraph": ("--rulegraph --forceall", "test_extending.py::test_the_drawing_is_of_this_flow"),
+    "data": (
+        "-m lib.download",
+        "test_download.py::test_a_profile_gets_masses_where_it_has_the_step",
+    ),
+    "verify": ("-m lib.steps verify", "test_readme.py::test_verify_and_report_of_a_run"),
+    "report": ("-m lib.report", "test_readme.py::test_verify_and_report_of_a_run"),
+    "docs": ("-m lib.rendering", "test_readme.py::test_docs_of_a_run"),
+    "kaggle": ("-m lib.kaggle build", "test_readme.py::test_kaggle_builds_its_folders"),
+    "predict": ("-m lib.predict run", "test_readme.py::test_predict_makes_a_catalogue"),
+}
+# These need a network or hours: their parts are tested, they themselves are not run in CI.
+BY_HAND = {"lock", "weights", "bench"}
+
+
+def recipe(target, *settings):
+    """Commands of a target's recipe, without those that install the environment."""
+    command = ["make", "--dry-run", "--old-file=.venv/.ready", target, *settings]
+    dry = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    return dry.stdout.replace("\\\n", " ").splitlines()
+
+
+def call(line, folder):
+    """Run a recipe's command in another project root."""
+    command = shlex.split(line.replace(".venv/bin", f"{ROOT}/.venv/bin"))
+    if not shutil.which(command[0]):
+        pytest.skip("the environment is not in .venv: `make` has not installed it")
+    environment = {**os.environ, "SPIRAL_ARMS_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    environment["KAGGLE_USERNAME"] = "somebody"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
 
 def test_the_commands_are_found():
     assert {"make run", "make test", "make lab"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_make_knows_what_to_do(command):
-    dry = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
-    assert dry.returncode == 0, dry.stderr
+def test_every_command_is_one_that_make_knows_and_somebody_runs(command):
+    target, *settings = command.split()[1:]
+    lines = recipe(target, *settings)
+    if target in BY_HAND:
+        return
+    called, where = RUN_BY[target]
+    assert called in " ".join(lines)
+    file, name = where.split("::")
+    path = ROOT / file if file.startswith(".ci") else ROOT / "tests" / file
+    assert re.search(rf"^(def )?{name}\b", path.read_text(), re.MULTILINE), where
+
+
+@pytest.mark.chain
+def test_verify_and_report_of_a_run(smoke, chain_checkout):
+    (line,) = recipe("verify", "PROFILE=smoke")
+    assert "steps are as their receipts say" in call(line, chain_checkout)
+    (line,) = recipe("report", "PROFILE=smoke")
+    assert "beside the paper's Table 3" in call(line, chain_checkout)
+    assert (smoke[1] / "report.md").is_file()
+
+
+@pytest.mark.chain
+def test_docs_of_a_run(smoke, chain_checkout):
+    (line,) = [line for line in recipe("docs") if "lib.rendering" in line]
+    assert "rendered 13_explore" in call(line.replace("mock", "smoke"), chain_checkout)
+
+
+def test_kaggle_builds_its_folders(tmp_path):
+    (line,) = recipe("kaggle", "PROFILE=smoke")
+    call(line.replace("build/kaggle", str(tmp_path / "out")), ROOT)
+    assert (tmp_path / "out" / "spiral-arms-smoke-chain" / "kernel-metadata.json").is_file()
+
+
+@pytest.mark.chain
+def test_predict_makes_a_catalogue(smoke, chain_checkout, tmp_path):
+    few = sorted((smoke[1] / "00_mock_survey" / "images").glob("*.jpg"))[:6]
+    (tmp_path / "images").mkdir()
+    for path in few:
+        shutil.copy(path, tmp_path / "images")
+    model = f"MODEL={smoke[1] / '03_train_b0'}"
+    (line,) = recipe("predict", model, f"IMAGES={tmp_path / 'images'}", f"OUT={tmp_path / 'out'}")
+    call(line, chain_checkout)
+    assert list((tmp_path / "out").glob("*.parquet"))
 
 
 @pytest.mark.parametrize("page", PAGES)
