@@ -20,7 +20,6 @@ from lib.surveys.mock import (
     bulge_mask,
     draw_galaxies,
     render,
-    simulate_batch,
     write_survey,
 )
 from lib.surveys.mock.galaxies import ARM_FREQUENCIES
@@ -455,23 +454,7 @@ def test_mass_shifts_and_defects_are_as_documented(large):
         assert stats.binomtest(int(found), len(truth), share).pvalue > 1e-3
 
 
-# --- pre-training batches, whole chain, bad input ------------------------------------------------
-
-
-def test_batches_are_fresh_and_reproducible():
-    images, counts, truth = simulate_batch(1, 6, size=64)
-    assert images.shape == (6, 64, 64, 1) and images.dtype == np.uint8
-    assert counts.shape == (6, 37) and len(truth) == 6
-    again, counts_again, _ = simulate_batch(1, 6, size=64)
-    assert (images == again).all() and (counts == counts_again).all()
-    other, *_ = simulate_batch(2, 6, size=64)
-    assert (images != other).any(axis=(1, 2, 3)).all()
-
-
-def test_grey_batches_are_the_channel_mean_of_colour_ones():
-    grey, _, _ = simulate_batch(5, 2, size=32)
-    colour, _, _ = simulate_batch(5, 2, size=32, grey=False)
-    assert np.abs(colour.mean(axis=-1, keepdims=True) - grey).max() <= 0.5
+# --- whole chain, bad input -----------------------------------------------------------------------
 
 
 def test_every_class_passes_a_paper_like_cut(large):

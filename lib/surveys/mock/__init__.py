@@ -5,15 +5,16 @@
 
 Examples
 --------
->>> from lib.surveys.mock import simulate_batch
->>> images, counts, truth = simulate_batch(seed=1, n=2, size=64)
->>> images.shape, counts.shape
-((2, 64, 64, 1), (2, 37))
+>>> import numpy as np
+>>> from lib.surveys.mock import draw_galaxies, render
+>>> truth = draw_galaxies(np.random.default_rng(1), 2)
+>>> render(next(truth.itertuples(index=False)), 64).shape
+(64, 64, 3)
 """
 
 from lib.surveys.mock.galaxies import draw_galaxies
 from lib.surveys.mock.render import arm_mask, bulge_mask, render
-from lib.surveys.mock.survey import MASS_SHIFT, simulate_batch, write_survey
+from lib.surveys.mock.survey import MASS_SHIFT, write_survey
 from lib.surveys.mock.votes import ANSWERS, QUESTIONS
 
 __all__ = [
@@ -24,6 +25,5 @@ __all__ = [
     "bulge_mask",
     "draw_galaxies",
     "render",
-    "simulate_batch",
     "write_survey",
 ]
