@@ -1,18 +1,13 @@
-"""Arms without a neural network: Fourier amplitudes of a galaxy's polar view, and two baselines.
+"""Arms without a neural network: Fourier amplitudes of a galaxy's polar view.
 
 What classical photometry knows of spiral arms (e.g. Considere & Athanassoula 1982; Davis et al.
-2012; Conselice 2003), as one vector of numbers per galaxy that a linear classifier learns from. A
-network has to beat it, and a classifier that always names the most frequent class, before its
-score means anything.
+2012; Conselice 2003), as one vector of numbers per galaxy that a linear classifier learns from
+(`lib.probe`). A network has to beat it before its score means anything.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lib.explain.arms import contrast, polar_view
 from lib.explain.localisation import disc_shape
@@ -68,32 +63,6 @@ def features(images: np.ndarray, r90: float) -> np.ndarray:
             f"R90 = {r90:g} px"
         )
     return np.stack([_features(image, r90) for image in images]).astype("float32")
-
-
-def baseline(name: str, *, regularisation: float = 0.01, seed: int = 42) -> Pipeline:
-    """A classifier of `features` to compare networks with.
-
-    Parameters
-    ----------
-    name : {"most frequent", "logistic"}
-        The first ignores the features. The second weights galaxies so that classes count alike.
-    regularisation : float
-        Inverse strength C of the logistic regression's penalty.
-    seed : int
-
-    Raises
-    ------
-    InputError
-        If the name is unknown.
-    """
-    if name == "most frequent":
-        return make_pipeline(DummyClassifier(strategy="most_frequent"))
-    if name == "logistic":
-        model = LogisticRegression(
-            C=regularisation, class_weight="balanced", max_iter=3000, random_state=seed
-        )
-        return make_pipeline(StandardScaler(), model)
-    raise InputError(f"unknown baseline {name!r}: choose most frequent or logistic")
 
 
 def _features(image: np.ndarray, r90: float) -> np.ndarray:
