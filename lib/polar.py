@@ -96,7 +96,7 @@ class PolarView(keras.layers.Layer):
         size, channels = images.shape[1], images.shape[-1]
         pixels = ops.reshape(images, (-1, size * size, channels))
         sky = ops.median(ops.take(pixels, self.border, axis=1), axis=1)
-        return images - sky[:, None, None]
+        return images - ops.reshape(sky, (-1, 1, 1, channels))  # a graph forgets sky's shape
 
     def shape(self, light):
         """Axis ratio in [0.35, 1] and position angle in radians of each image's disc, (n,).

@@ -56,7 +56,7 @@ class Curriculum:
         Pixels of a GZ2 cut-out per pixel of the network's input, along each side.
     """
 
-    galaxies: int = 131_072
+    galaxies: int = 98_304
     easy: float = 0.4
     spiral_fraction: float = 0.85
     binning: int = 2
