@@ -23,5 +23,7 @@ def test_hooks_need_no_network():
 def test_a_hook_passes_on_what_is_here(hook):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     command = shlex.split(hook["entry"])
+    if not (ROOT / command[0]).exists():
+        pytest.skip("the environment is not in .venv: `make` has not installed it")
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

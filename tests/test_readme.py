@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from conftest import ROOT
 
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/architecture.md"]
@@ -109,6 +110,15 @@ def test_predict_makes_a_catalogue(smoke, chain_checkout, tmp_path):
     (line,) = recipe("predict", model, f"IMAGES={tmp_path / 'images'}", f"OUT={tmp_path / 'out'}")
     call(line, chain_checkout)
     assert list((tmp_path / "out").glob("*.parquet"))
+
+
+def test_works_to_cite_are_complete():
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert content["license"] == "GPL-3.0-or-later"
+    works = {work["title"]: work for work in content["references"]}
+    for word in ("Spiral Arm Number", "Galaxy Zoo 2", "Zoobot", "Seventh Data Release", "masses"):
+        (work,) = [work for title, work in works.items() if word in title]
+        assert work["authors"] and work["year"] and (work.get("doi") or work.get("url")), word
 
 
 @pytest.mark.parametrize("page", PAGES)
