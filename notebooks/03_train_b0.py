@@ -70,6 +70,8 @@ weights = "none"
 crop = 96
 # Colour of the images: grey (one channel) or rgb (three).
 colour = "grey"
+# How galaxies are shown: sky (as they are) or polar (angle and radius in the plane of the disc).
+view = "sky"
 # Width of the dense layer (the paper prints 1028, its parameter counts say 1024).
 dense_units = 1024
 # Train the backbone's weights too, or only the head's.
@@ -138,6 +140,7 @@ network = models.Network(
     weights=weights,
     crop=crop,
     colour=colour,
+    view=view,
     trainable="all" if train_backbone else "frozen",
     dense_units=dense_units,
 )
@@ -165,6 +168,7 @@ out = paths.output_folder(run_dir, output)
 display(
     Markdown(
         f"In the role of the paper's {network.role}: **{backbone}** on {crop} px {colour} images, "
+        f"shown as **{view}** views, "
         f"weights at the start: **{weights}**, trained weights: **{network.trainable}**, protocol: "
         f"**{protocol}**."
     )

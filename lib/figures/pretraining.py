@@ -48,3 +48,33 @@ def curve(table: pd.DataFrame) -> Figure:
     left.legend()
     right.legend()
     return figure
+
+
+def probes(scores: pd.DataFrame) -> Figure:
+    """Draw macro-F1 and balanced accuracy of each method, one panel per run and score.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Indexed by (run, method, score) with `value`, `low` and `high`, see `lib.probe.score_table`.
+    """
+    runs = scores.index.unique("run")
+    shown = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy"}
+    methods = scores.index.unique("method")
+    figure, axes = plt.subplots(
+        len(runs),
+        2,
+        figsize=(WIDTH, 0.6 + len(runs) * (0.7 + 0.25 * len(methods))),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for row, run in zip(axes, runs):
+        for axis, (score, name) in zip(row, shown.items()):
+            table = scores.loc[run].xs(score, level="score").reindex(methods[::-1])
+            error = [table["value"] - table["low"], table["high"] - table["value"]]
+            axis.errorbar(table["value"], range(len(table)), xerr=error, fmt="o", capsize=2)
+            axis.set(title=run, xlabel=name, yticks=range(len(table)), xlim=(0, None))
+            axis.set_yticklabels(table.index)
+            axis.grid(axis="x", alpha=0.3)
+    return figure
