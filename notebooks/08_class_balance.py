@@ -190,8 +190,9 @@ for group in groups:
         about = {"role": group[0].settings["role"], "option": evaluation.option(group[0])}
         rows.append(table.assign(**about, galaxies=name, n=round(n)).reset_index())
 balance = pd.concat(rows, ignore_index=True)
-shown = ["role", "galaxies", "option", "metric", "n", "value", "low", "high"]
-display(balance[shown].sort_values(shown[:4], ignore_index=True).round(3))
+words = balance.apply("{value:.3f} ({low:.3f} to {high:.3f})".format_map, axis=1)
+index = ["role", "galaxies", "n", "option"]
+display(balance.assign(words=words).pivot(index=index, columns="metric", values="words"))
 
 # %% [markdown]
 # ### 4.2 Draw the scores

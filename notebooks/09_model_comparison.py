@@ -348,7 +348,8 @@ style.show(
 # Score each run twice: as published, on the galaxies that chose the epoch; and soundly, by
 # cross-validation where folds were trained, on the very galaxies that the published protocol trains
 # and validates with; else on test galaxies where the run has set some aside; else on each half of
-# the validation galaxies at the epoch that the *other* half chooses.
+# the validation galaxies at the epoch that the *other* half chooses. Where there are few folds, their
+# networks are trained on fewer galaxies than the published one, which lowers the sound score too.
 
 # %%
 plain = [*trained, *(run for run in single if run.settings["merge"] == "none")]
