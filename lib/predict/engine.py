@@ -35,7 +35,7 @@ class OnnxEngine:
     """
 
     name = "ONNX Runtime, CPU"
-    batch = 8
+    batch = 4
 
     def __init__(self, path: str | Path):
         import onnxruntime
