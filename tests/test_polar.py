@@ -7,6 +7,7 @@ import pytest
 from lib import models
 from lib.models import Network
 from lib.polar import PolarView
+from lib.polarnet import PolarNet
 from lib.schema import InputError
 
 SIZE = 80
@@ -107,3 +108,50 @@ def test_bundled_weights_of_another_view_are_refused():
     network = Network("B0", "EfficientNetB0", view="sky")
     with pytest.raises(InputError, match="view = 'sky'"):
         models._check_view(network, {"file": "x", "card": {"view": "polar"}})
+
+
+def polar_network(channels=1):
+    keras.utils.set_random_seed(3)
+    views = keras.Input((32, 96, channels))
+    return PolarNet(input_tensor=views)
+
+
+def test_polarnet_goes_round_the_circle():
+    network = polar_network()
+    views = np.random.default_rng(0).uniform(0, 255, (1, 32, 96, 1)).astype("float32")
+    maps = network.predict(views, verbose=0)
+    shifted = network.predict(np.roll(views, 20, axis=2), verbose=0)
+    assert maps.shape == (1, 8, 24, 256) and network.layers[-1].name == "top_activation"
+    np.testing.assert_allclose(np.roll(maps, 5, axis=2), shifted, rtol=1e-4, atol=1e-4)
+
+
+def test_polarnet_has_the_parameters_it_should():
+    # 3 x 3 kernels without bias, four numbers per normalised channel, a 1 x 1 kernel to 256.
+    kernels = 9 * (1 * 16 + 16 * 32 + 2 * 32 * 32 + 32 * 64 + 4 * 64 * 64) + 64 * 256
+    channels = 16 + 3 * 32 + 5 * 64 + 256
+    assert polar_network().count_params() == kernels + 4 * channels
+
+
+def test_a_turned_image_gives_nearly_the_same_probabilities():
+    network = Network("B0", "PolarNet", crop=SIZE, colour="grey", view="polar")
+    model, _ = models.build(network, 3, seed=1)
+    image = disc(0.6, 0, arms=2) / 255
+    turned = [np.rot90(image, k, axes=(1, 2)) for k in range(4)]
+    probabilities = model.predict(np.concatenate(turned), verbose=0)
+    np.testing.assert_allclose(probabilities, probabilities[:1].repeat(4, axis=0), atol=0.01)
+    other = model.predict(disc(1.0, 0, arms=5) / 255, verbose=0)
+    assert np.abs(other - probabilities[0]).max() > 3 * np.ptp(probabilities, axis=0).max()
+
+
+def test_grad_cam_of_a_polar_network_lies_on_the_sky():
+    from lib.explain import maps
+
+    network = Network("B0", "PolarNet", crop=SIZE, colour="grey", view="polar")
+    model, _ = models.build(network, 3, seed=1)
+    images = np.concatenate([disc(0.6, 0, arms=2), disc(0.9, 50, arms=3)]) / 255
+    explainer = maps.Explainer(model, maps.MapSettings(batch=2, smooth_samples=2))
+    for method in ("Grad-CAM++", "SmoothGrad"):
+        made = explainer.maps(method, images, np.array([0, 1]))
+        assert made.shape == (2, SIZE, SIZE) and made.min() >= 0 and made.max() > 0
+    corner = explainer.maps("Grad-CAM++", images, np.array([0, 1]))[:, :3, :3]
+    assert (corner == 0).all(), "nothing outside the radii of the view"

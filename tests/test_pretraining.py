@@ -10,9 +10,9 @@ from lib.pretraining import Curriculum, Settings
 from lib.schema import InputError
 
 TINY = Settings(
-    backbone="EfficientNetV2B0",
+    backbone="PolarNet",
     channels=3,
-    size=32,
+    size=72,
     chunk=8,
     batch_size=8,
     curriculum=Curriculum(galaxies=32, easy=0.5),
@@ -76,8 +76,8 @@ def small_network(settings):
 
 def test_the_network_gives_a_concentration_per_answer():
     backbone, network = pretraining.build(TINY)
-    assert backbone.output.shape[-1] == 1280 and backbone.layers[-1].name == "top_activation"
-    concentrations = network(np.zeros((2, 32, 32, 3), np.float32)).numpy()
+    assert backbone.output.shape[-1] == 256 and backbone.layers[-1].name == "top_activation"
+    concentrations = network(np.zeros((2, 72, 72, 3), np.float32)).numpy()
     assert concentrations.shape == (2, 37)
     assert (concentrations >= 1).all() and (concentrations <= 101).all()
 
