@@ -3,6 +3,7 @@
 #   make run PROFILE=challenge DATA=<folder>    the same on real galaxies
 #   make lab      JupyterLab with every notebook
 #   make test     the tests
+#   make bench    speed and memory; SIZE=quick for some minutes
 #   make predict MODEL=<training step> IMAGES=<folder or list> OUT=<folder>    a catalogue
 PROFILE ?= mock
 DATA ?=
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab predict test lint verify data kaggle weights docs report lock book rulegraph
+.PHONY: run lab predict bench test lint verify data kaggle weights docs report lock book rulegraph
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
@@ -24,6 +25,10 @@ lab: $(READY)
 predict: $(READY)
 	$(BIN)/python -m lib.predict run --model "$(MODEL)" --images "$(IMAGES)" --out "$(OUT)" \
 	  $(if $(VIEWS),--views $(VIEWS)) --cores $(CORES)
+
+# Speed and memory on this machine; SIZE is full, quick or tiny.
+bench: $(READY)
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/benchmarks/bench.py $(if $(SIZE),--size $(SIZE))
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile

@@ -1,0 +1,565 @@
+"""Speed and memory, as ratios measured in one run: ``make bench``.
+
+Prints one table per section and writes them, with the machine and the commit, as JSON. Nothing is
+asserted about time: machines differ, and so does what else they do. ``--size tiny`` runs every line
+in seconds on a stand-in network; a test does so. What the numbers led to is in README.md beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import cost  # noqa: E402
+
+from lib import images, models, paths, receipts, selection, training  # noqa: E402
+
+GALAXIES, SEEDS, EPOCHS, BATCH = 1122, 5, 50, 16
+"""The paper's down-sampled problem (Secs. 3.5, 4.2), which ratios are told for."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    name: str
+    galaxies: int
+    """Galaxies of a timed epoch, of decoding and of prediction."""
+    crop: int
+    """Side of their images in pixels; the paper's is 224."""
+    views: tuple[int, ...]
+    """Augmented views per galaxy of the cached features; the last is the epochs of a run."""
+    seeds: int
+    lengths: tuple[int, int]
+    """Images of the two predictions whose memory is compared."""
+    steps: int
+    """Steps of the fine-tuned network that are timed."""
+
+
+SIZES = {
+    "full": Size("full", 160, 224, (1, 5, 10, 50), 5, (10_000, 100_000), 6),
+    "quick": Size("quick", 96, 224, (1, 5, 10), 2, (2_000, 20_000), 3),
+    "tiny": Size("tiny", 45, 32, (1, 2), 2, (50, 120), 2),
+}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Galaxies to measure with."""
+
+    table: pd.DataFrame
+    """`galaxy_id`, `label`, `split`, `image_path`"""
+    data_dir: Path
+    image_size: int
+    run: Path | None
+    """A finished run of profile mock, whose network and images are used; None in size tiny."""
+
+    def some(self, n: int) -> pd.DataFrame:
+        """About `n` galaxies, the same share of each class and split."""
+        share = min(1, n / len(self.table))
+        return self.table.groupby(["label", "split"]).sample(frac=share, random_state=0)
+
+
+def open_survey(size: Size, folder: Path) -> Survey:
+    """The embedded survey, or for size tiny a few made-up images and a stand-in network."""
+    import exported
+
+    if size.name == "tiny":
+        models.weights.build = exported.backbone
+        table = exported.write_images(folder / "survey")
+        return Survey(table, folder / "survey", exported.SIZE, None)
+    run = paths.step_folder("runs/mock", "03_train_b0").parent
+    sample = pd.read_parquet(run / "01_sample_selection" / "sample.parquet")
+    table = selection.assign(sample).merge(sample[["galaxy_id", "image_path"]], on="galaxy_id")
+    table = table[table["split"].isin(["train", "validation"])].reset_index(drop=True)
+    return Survey(table, run / "00_mock_survey", 424, run)
+
+
+@contextmanager
+def timer(times: dict, name: str):
+    """Keep the seconds that a block takes."""
+    start = time.perf_counter()
+    yield
+    times[name] = time.perf_counter() - start
+
+
+def best_of(function: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+    """Shortest time of a few calls after one that is not counted: wall and processor seconds.
+
+    Where other programs keep the cores busy, the second says more than the first.
+    """
+    function()
+    walls, processors = [], []
+    for _ in range(repeats):
+        wall, processor = time.perf_counter(), time.process_time()
+        function()
+        walls.append(time.perf_counter() - wall)
+        processors.append(time.process_time() - processor)
+    return min(walls), min(processors)
+
+
+def quiet(line: str) -> None:
+    """Log of trainings that nobody reads."""
+
+
+def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """Cached features against the published loop, which runs the backbone in every epoch.
+
+    Times of an epoch, of the head's epoch and of the backbone are measured on a part of the
+    galaxies; the totals for five seeds are extrapolated from them, in proportion to galaxies,
+    epochs, seeds and views.
+    """
+    part = survey.some(size.galaxies)
+    images.write_cache(
+        part, survey.data_dir, folder / "frozen", crop=size.crop, size=survey.image_size
+    )
+    cache = images.open_cache(folder / "frozen", size.crop, "grey")
+    network = networks(size)["B0"]
+
+    def epoch_seconds(views: int | None, epochs: int) -> float:
+        protocol = training.Protocol(epochs=epochs, feature_views=views)
+        features = folder / "features" if views else None
+        where, ends = folder / f"epochs_{views}", []
+
+        def log(line: str) -> None:
+            ends.append(time.perf_counter())
+
+        training.train(network, protocol, cache, part, where, features=features, log=log)
+        return float(np.median(np.diff(ends)))
+
+    published, head = epoch_seconds(None, 3), epoch_seconds(1, 8)
+    model, _ = models.build(network, 6, seed=1)
+    backbone = forward_function(models.body_of(model))
+    rows = np.arange(len(cache.arrays))
+    maps = training.Protocol().transforms(rows, cache, 0)
+
+    def forward() -> None:
+        for batch in images.batches(cache, rows, 64, scale=network.input_scale, maps=maps):
+            backbone(batch)
+
+    rate = len(rows) / best_of(forward, 2)[0]
+    scale = GALAXIES / len(part)
+    loop = SEEDS * EPOCHS * published * scale
+    trained = 0.7 * GALAXIES
+    results = []
+    for views in (*size.views[:-1], EPOCHS):
+        cached = (views * trained + GALAXIES) / rate + SEEDS * EPOCHS * head * scale
+        results.append(
+            {
+                "views K": views,
+                "published loop [s], extrapolated": loop,
+                "cached features [s], extrapolated": cached,
+                "ratio": loop / cached,
+                "measured on galaxies": len(part),
+                "epoch, published [s]": published,
+                "epoch, head [s]": head,
+                "backbone [images/s]": rate,
+            }
+        )
+    return results
+
+
+def forward_function(model):
+    """A model in inference mode as a graph, without XLA."""
+    import tensorflow as tf
+
+    return tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+
+
+def frozen_accuracy(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """Validation accuracy and time against K, really trained, on the run's images and network.
+
+    K = epochs gives the published augmentation. The interval is of the paired difference to it:
+    right or wrong of each validation galaxy, mean over the seeds, bootstrapped over galaxies.
+    """
+    if survey.run:
+        settings = json.loads((survey.run / "03_train_b0" / "model.json").read_text())
+        names = models.Network.__dataclass_fields__
+        network = models.Network(**{k: v for k, v in settings.items() if k in names})
+        cache = images.open_cache(survey.run / "02_preprocessing", network.crop, network.colour)
+    else:
+        network = networks(size)["B0"]
+        images.write_cache(
+            survey.table, survey.data_dir, folder / "k", crop=size.crop, size=survey.image_size
+        )
+        cache = images.open_cache(folder / "k", size.crop, "grey")
+    epochs = size.views[-1]
+    right, seconds = {}, {}
+    for views in size.views:
+        right[views] = []
+        with timer(seconds, views):
+            for seed in range(size.seeds):
+                protocol = training.Protocol(
+                    epochs=epochs, patience=epochs, feature_views=views, view_seed=0, seed=seed
+                )
+                run = training.train(
+                    network,
+                    protocol,
+                    cache,
+                    survey.table,
+                    folder / f"k_{views}_{seed}",
+                    features=folder / f"k_features_{views}",
+                    log=quiet,
+                )
+                part = run.predictions[run.predictions["split"] == "validation"]
+                right[views].append((part["predicted"] == part["label"]).to_numpy(float))
+    reference = np.mean(right[epochs], axis=0)
+    results = []
+    for views in size.views:
+        mean = np.mean(right[views], axis=0)
+        low, high = bootstrap_mean(mean - reference)
+        results.append(
+            {
+                "views K": views,
+                "seconds, measured": seconds[views],
+                "trainings": size.seeds,
+                "epochs": epochs,
+                "validation galaxies": len(mean),
+                "accuracy": mean.mean(),
+                "minus K = epochs": (mean - reference).mean(),
+                "low": low,
+                "high": high,
+            }
+        )
+    return results
+
+
+def bootstrap_mean(values: np.ndarray, repeats: int = 4000) -> tuple[float, float]:
+    """95 % percentile interval of a mean over galaxies."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(values, (repeats, len(values))).mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def inputs(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """Decoding against the cache, and how long a training waits for its input."""
+    part = survey.some(size.galaxies)
+    times: dict[str, float] = {}
+    with timer(times, "decoding"):
+        cache, _ = images.write_cache(
+            part, survey.data_dir, folder / "inputs", crop=size.crop, size=survey.image_size
+        )
+    order = np.random.default_rng(0).permutation(len(cache.arrays))
+    batches = [np.sort(order[i : i + BATCH]) for i in range(0, len(order), BATCH)]
+    reading, _ = best_of(lambda: [cache.arrays[batch] for batch in batches])
+    results = [
+        {"what": "decode, crop and write", "images/s": len(part) / times["decoding"], "ratio": 1},
+        {
+            "what": "read from the cache",
+            "images/s": len(order) / reading,
+            "ratio": times["decoding"] / reading,
+        },
+    ]
+    for role, network in networks(size).items():
+        step, _, data = training_parts(network, survey, part, folder / f"wait_{role}", size)
+        waits = {"input": 0.0, "network": 0.0}
+        iterator = iter(data())
+        for number in range(size.steps + 1):
+            start = time.perf_counter()
+            batch = next(iterator)
+            middle = time.perf_counter()
+            step(*batch)[0].numpy()
+            if number:  # the first step traces the graph and fills the pipeline
+                waits["input"] += middle - start
+                waits["network"] += time.perf_counter() - middle
+        share = waits["input"] / sum(waits.values())
+        rate = size.steps * BATCH / sum(waits.values())
+        results.append(
+            {"what": f"training of {role}", "images/s": rate, "share waiting for input": share}
+        )
+    return results
+
+
+def networks(size: Size) -> dict[str, models.Network]:
+    """The two roles as the paper has them, but small ones where there is little time."""
+    v2m = {"full": ("EfficientNetV2M", 224), "quick": ("EfficientNetV2B0", 96)}
+    backbone, crop = v2m.get(size.name, ("EfficientNetV2B0", size.crop))
+    b0 = models.Network("B0", "EfficientNetB0", crop=size.crop, colour="grey", trainable="frozen")
+    return {"B0": b0, "V2M": models.Network("V2M", backbone, crop=crop)}
+
+
+def training_parts(network, survey: Survey, part: pd.DataFrame, folder: Path, size: Size):
+    """A training step, the loss's forward part alone, and endless augmented batches."""
+    import keras
+    import tensorflow as tf
+
+    images.write_cache(part, survey.data_dir, folder, crop=network.crop, size=survey.image_size)
+    cache = images.open_cache(folder, network.crop, network.colour)
+    model, _ = models.build(network, 6, seed=1)
+    optimizer = keras.optimizers.Adam(1e-4)
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.CategoricalCrossentropy()
+
+    @tf.function(reduce_retracing=True)
+    def step(pixels, targets):
+        with tf.GradientTape() as tape:
+            value = loss(targets, model(pixels, training=False))
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(value, variables), variables)
+        return value, value
+
+    def data(augmented: bool = True):
+        rows = np.resize(np.arange(len(cache.arrays)), (size.steps + 2) * BATCH)
+        maps = training.Protocol().transforms(rows, cache, 0) if augmented else None
+        targets = np.eye(6, dtype=np.float32)[rows % 6]
+        return images.batches(
+            cache, rows, BATCH, scale=network.input_scale, maps=maps, targets=targets
+        )
+
+    return step, forward_function(model), data
+
+
+def fine_tuning(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """Where the time of the V2 role goes; rates of each part alone, in images per second."""
+    import tensorflow as tf
+
+    network = networks(size)["V2M"]
+    part = survey.some(size.galaxies)
+    step, forward, data = training_parts(network, survey, part, folder / "fine", size)
+    batch = next(iter(data()))
+    total, _ = best_of(lambda: step(*batch)[0].numpy(), size.steps)
+    ahead, _ = best_of(lambda: forward(batch[0]).numpy(), size.steps)
+    n = (size.steps + 2) * BATCH
+    plain = best_of(lambda: list(data(augmented=False)), 2)[0] / n
+    augmented = best_of(lambda: list(data()), 2)[0] / n
+    parts = {
+        "forward": ahead / BATCH,
+        "backward and update": (total - ahead) / BATCH,
+        "reading": plain,
+        "augmentation": augmented - plain,
+    }
+    results = [
+        {
+            "part": name,
+            "ms per image": 1000 * seconds,
+            "relative to a step": seconds * BATCH / total,
+            "network": f"{network.backbone}, {network.crop} px",
+        }
+        for name, seconds in parts.items()
+    ]
+    if size.name != "full" or network.backbone != "EfficientNetV2M":
+        compiled = tf.function(forward.python_function, jit_compile=True)
+        xla, _ = best_of(lambda: compiled(batch[0]).numpy(), size.steps)
+        results.append(
+            {
+                "part": "forward with XLA",
+                "ms per image": 1000 * xla / BATCH,
+                "relative to a step": xla / total,
+                "network": f"{network.backbone}, {network.crop} px",
+            }
+        )
+    return results
+
+
+def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """From JPEG to probabilities: Keras' predict against lib.predict, and the parts of it."""
+    import exported
+    import keras
+
+    from lib.predict import engine, package
+    from lib.predict import survey as predicted
+    from lib.predict.inputs import Lupton, read_image
+
+    part = survey.some(size.galaxies)
+    exported.make_run(
+        folder / "run", survey.data_dir, part, survey.image_size, size.crop, binning=1
+    )
+    made = package.export(folder / "run" / "03_train_b0", folder / "model")
+    part[["galaxy_id", "image_path"]].to_parquet(folder / "list.parquet")
+    plan_path = predicted.plan(
+        made.folder, folder / "list.parquet", folder / "predicted", root=survey.data_dir
+    )
+    plan = predicted.read_plan(plan_path)
+    listed = pd.read_parquet(folder / "list.parquet")
+    often = pd.concat([listed] * 4)  # a shard is long beside the time to open the network
+    settings = made.card["preprocessing"]
+    files = [survey.data_dir / path for path in listed["image_path"]]
+
+    def decoded() -> np.ndarray:
+        crops = np.stack([read_image(file, settings, Lupton()) for file in files])
+        return images.network_input(crops, "grey", settings["input_scale"])
+
+    model = keras.models.load_model(made.folder / package.KERAS, compile=False)
+    pixels = decoded()
+    onnx = engine.OnnxEngine(made.folder / package.ONNX)
+    graph = engine.KerasEngine(made.folder / package.KERAS)
+    wide = [pixels[i : i + 32] for i in range(0, len(pixels), 32)]
+    batches = [pixels[i : i + onnx.batch] for i in range(0, len(pixels), onnx.batch)]
+
+    def threads() -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(onnx.run, batches))
+
+    ours = "lib.predict, JPEG to probability"
+    seconds = {
+        "Keras predict, JPEG to probability": best_of(
+            lambda: model.predict(decoded(), batch_size=32, verbose=0), 2
+        ),
+        ours: best_of(lambda: predicted._predict(often, made, plan, None), 2),
+        "decoding alone, one thread": best_of(decoded, 2),
+        "Keras predict alone": best_of(lambda: model.predict(pixels, batch_size=32, verbose=0), 2),
+        "tf.function alone": best_of(lambda: [graph.run(batch) for batch in wide], 2),
+        "ONNX Runtime alone, a thread per core": best_of(threads, 2),
+        "ONNX Runtime alone, one thread": best_of(lambda: [onnx.run(x) for x in batches], 2),
+    }
+    reference = seconds["Keras predict, JPEG to probability"]
+    return [
+        {
+            "what": name,
+            "images/s": n / wall,
+            "ratio": reference[0] / len(files) / (wall / n),
+            "processor ms/image": 1000 * processor / n,
+            "ratio of processor time": reference[1] / len(files) / (processor / n),
+            "crop [px]": size.crop,
+        }
+        for name, (wall, processor) in seconds.items()
+        for n in [len(often) if name == ours else len(files)]
+    ]
+
+
+def memory(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """Peak memory of predictions of two lengths: a few small images, named again and again."""
+    import exported
+
+    from lib.predict import package
+
+    with stand_in():
+        table = exported.make_run(folder / "memory")
+    package.export(folder / "memory" / "03_train_b0", folder / "small")
+    results = []
+    for length in size.lengths:
+        names = np.resize(table["image_path"].to_numpy(), length)
+        (folder / "names.txt").write_text("\n".join(names))
+        out = folder / f"memory_{length}"
+        code = (
+            "from lib.predict import survey\n"
+            f"plan = survey.plan({str(folder / 'small')!r}, {str(folder / 'names.txt')!r}, "
+            f"{str(out)!r}, root={str(folder / 'memory')!r}, shard_size=5000)\n"
+            "survey.run(plan, log=str)"
+        )
+        start = time.perf_counter()
+        peak = peak_memory(code)
+        results.append(
+            {
+                "images": length,
+                "peak memory [MB]": peak,
+                "images/s": length / (time.perf_counter() - start),
+            }
+        )
+    return results
+
+
+@contextmanager
+def stand_in():
+    """Build networks on the tests' stand-in backbone."""
+    import exported
+
+    kept, models.weights.build = models.weights.build, exported.backbone
+    yield
+    models.weights.build = kept
+
+
+def peak_memory(code: str) -> float:
+    """Largest resident memory of a Python process that runs some code, in MB."""
+    # Not getrusage: its maximum outlives exec, and is that of the process which started this one.
+    report = (
+        "\nprint(next(line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line))"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code + report],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.splitlines()[-1]) / 1024
+
+
+def start_up(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """Processor time of imports, each in a process of its own, beyond that of Python itself."""
+    modules = ["lib.predict.survey"]
+    if size.name != "tiny":
+        modules += [
+            "lib.training",
+            "lib.surveys",
+            "lib.selection",
+            "lib.evaluation",
+            "lib.stellar_mass.catalogue",
+        ]
+    bare = import_seconds("sys")
+    return [{"module": module, "seconds": import_seconds(module) - bare} for module in modules]
+
+
+def import_seconds(module: str) -> float:
+    """Processor time of a process that imports a module, in seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", f"import {module}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+SECTIONS = {
+    function.__name__: function
+    for function in (
+        frozen_backbone,
+        frozen_accuracy,
+        inputs,
+        fine_tuning,
+        prediction,
+        memory,
+        start_up,
+    )
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of the benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--out", type=Path, default=cost.RESULTS)
+    arguments = parser.parse_args(argv)
+    size = SIZES[arguments.size]
+    report = {"size": size.name, "machine": receipts.machine(), "git": receipts.git_state()}
+    report |= {"packages": receipts.package_versions(), "sections": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        survey = open_survey(size, Path(folder))
+        for name in arguments.only:
+            work = Path(folder) / name
+            work.mkdir()
+            start = time.perf_counter()
+            rows = SECTIONS[name](size, survey, work)
+            report["sections"][name] = rows
+            print(f"\n{SECTIONS[name].__doc__.splitlines()[0]}")
+            print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
+            print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+            with paths.atomic(arguments.out) as temporary:
+                temporary.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nwritten: {arguments.out}")
+    if arguments.out == cost.RESULTS:
+        cost.write(report)
+
+
+if __name__ == "__main__":
+    main()
