@@ -409,6 +409,7 @@ def train(
             "weights": receipt,
             "crop": cache.crop,
             "colour": cache.colour,
+            "view": network.view,
             "images": cache.sha256,
             "augmentation": asdict(protocol.augmentation),
             "view_seed": protocol.seed if protocol.view_seed is None else protocol.view_seed,
