@@ -2,7 +2,7 @@
 
 project = "spiral-arms"
 copyright = "the spiral-arms developers"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "numpydoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc"]
 exclude_patterns = ["**/.ipynb_checkpoints"]
 
 # Notebooks carry the outputs of the embedded run; the book never runs them.
@@ -13,8 +13,6 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"
-# Not needed to read docstrings, and slow to import.
-autodoc_mock_imports = ["keras", "tensorflow", "tf_keras_vis", "zoobot"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 numpydoc_show_class_members = False

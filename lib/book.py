@@ -60,7 +60,8 @@ def lay_out(source: Path) -> None:
     shutil.copytree(root / "docs", source, ignore=shutil.ignore_patterns("*.md", "reports"))
     shutil.copytree(root / "figures", source / "figures")
     pages = ["README.md", "CONTRIBUTING.md", "data/README.md"]
-    pages += [f"docs/{path.name}" for path in sorted((root / "docs").glob("*.md"))]
+    for place in ("docs/*.md", "tests/**/README.md"):
+        pages += [path.relative_to(root).as_posix() for path in sorted(root.glob(place))]
     for page in pages:
         _write(source / page, _page(page, source))
     notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
