@@ -1,4 +1,4 @@
-"""Tests of lib.predict on a small network; notebook 10 applies a real one in the chain's tests."""
+"""Tests of lib.predict, most of them on a small network; the chain's tests run notebook 10."""
 
 import json
 import os
@@ -73,13 +73,20 @@ def test_onnx_gives_what_keras_gives(run, model):
     assert probabilities.std(axis=0).max() > 1e-3  # the network does tell images apart
 
 
-def test_a_network_of_the_polar_view_is_exported_alike(tmp_path):
-    """Real galaxies' networks have layers of their own; the chain's tests export EfficientNetB0."""
-    network = models.Network("B0", "PolarNet", crop=96, colour="grey", view="polar")
+@pytest.mark.parametrize(
+    "network",
+    [
+        models.Network("B0", "EfficientNetB0", crop=32, colour="grey"),
+        models.Network("B0", "PolarNet", crop=96, colour="grey", view="polar"),
+    ],
+    ids=["EfficientNetB0", "PolarNet"],
+)
+def test_real_networks_are_exported_alike(network, tmp_path):
     trained, _ = models.build(network, 6, seed=1)
     trained.save(tmp_path / "model.keras")
     package._export_onnx(tmp_path, tmp_path / "model.onnx")
-    pixels = np.random.default_rng(1).gamma(2, 0.05, (8, 96, 96, 1)).astype("f4")
+    shape = (8, network.crop, network.crop, 1)
+    pixels = np.random.default_rng(1).gamma(2, 0.05, shape).astype("f4")
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
     inner = keras.Model(trained.input, trained.get_layer("features").output)
     np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=1e-5)
