@@ -33,12 +33,12 @@ def classes(catalogue: pd.DataFrame, arm_classes: Sequence[str]) -> Figure:
     left.plot(places, mean, "kD", markersize=5, label="mean probability")
     left.set_xticks(places, arm_classes)
     left.set(xlabel="arm class m", ylabel="share of the galaxies")
-    left.legend()
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
     largest = np.log2(len(arm_classes))
     right.hist(catalogue["entropy"], bins=np.linspace(0, largest, 31), color=SURVEY)
     right.axvline(largest, color="black", linestyle=":", label="all classes alike")
     right.set(xlabel="entropy of the probabilities [bit]", ylabel="galaxies")
-    right.legend(loc="upper left")
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8)
     return figure
 
 
@@ -76,8 +76,7 @@ def distances(held_out: np.ndarray, survey: np.ndarray, limit: float) -> Figure:
         xlabel="distance to the nearest training galaxy, in standardised features",
         ylabel="share of the galaxies",
     )
-    axis.set_ylim(top=1.25 * axis.get_ylim()[1])
-    axis.legend(loc="upper center", ncols=3, fontsize=8)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)
     return figure
 
 
