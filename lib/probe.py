@@ -17,14 +17,14 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib import evaluation
+from lib import classical, evaluation, images, models, paths
 from lib.images import ImageCache, network_input
 from lib.models import Network
 
 COMPONENTS = 128
 """Principal components kept: more than a thousand features of as many galaxies would be fitted."""
 
-REGULARISATIONS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+REGULARISATIONS = (3e-4, 3e-3, 3e-2)
 """Inverse strengths of the penalty to choose from."""
 
 ORIENTATIONS = tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True))
@@ -51,14 +51,12 @@ def network_features(network: Network, cache: ImageCache, rows: np.ndarray, seed
     receipt : dict
         Where the weights came from, see `lib.models.build`.
     """
-    from lib import models
-
     model, receipt = models.build(network, 2, seed)
     body = models.body_of(model)
-    images = network_input(cache.arrays[rows], cache.colour, network.input_scale)
+    pixels = network_input(cache.arrays[rows], cache.colour, network.input_scale)
     total = 0.0
     for turns, mirrored in ORIENTATIONS:
-        seen = np.rot90(images, turns, axes=(1, 2))
+        seen = np.rot90(pixels, turns, axes=(1, 2))
         total = total + body.predict(seen[:, :, ::-1] if mirrored else seen, verbose=0)
     return np.asarray(total / len(ORIENTATIONS), np.float32), receipt
 
@@ -98,6 +96,47 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
         part = {"repeat": k // folds, "fold": k % folds, "galaxy": test, "label": label[test]}
         parts.append(pd.DataFrame({**part, "predicted": model.predict(values[test])}))
     return pd.concat(parts, ignore_index=True).sort_values(["repeat", "galaxy"], ignore_index=True)
+
+
+def compare(
+    run_dir: str, networks: Mapping[str, Network], *, binning: int, join: str, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Predict the galaxies of a run's sample from every kind of features.
+
+    Parameters
+    ----------
+    run_dir : str
+        Run whose steps 01 and 02 are done; its caches hold 96 px or more.
+    networks : mapping of str to Network
+        Whose features are probed, by name.
+    binning : int
+        Pixels of a GZ2 cut-out per pixel of the cache, along each side.
+    join : str
+        The network whose features are also joined with the classical ones.
+    seed : int
+        Of the folds and of random weights.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        By name of the method, see `cross_validate`: a most-frequent dummy, ``classical``
+        (`lib.classical`), the networks, and the two joined.
+    """
+    folder = paths.step_folder(run_dir, "02_preprocessing")
+    sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+    cache = images.open_cache(folder, 96)
+    sample = sample[cache.has(sample["galaxy_id"])]
+    rows, label = cache.rows(sample["galaxy_id"]), sample["label"].to_numpy()
+    values = {"classical": classical.features(cache.arrays[rows], r90=50 / binning)}
+    for name, network in networks.items():
+        cache = images.open_cache(folder, network.crop, network.colour)
+        values[name], _ = network_features(network, cache, rows, seed)
+    values[f"classical and {join}"] = np.hstack([values["classical"], values[join]])
+    found = {"most frequent": most_frequent(label, seed=seed)}
+    for name, numbers in values.items():
+        found[name] = cross_validate(numbers, label, seed=seed)
+        print(f"{run_dir}: {name}", flush=True)
+    return found
 
 
 def most_frequent(label, *, folds: int = 5, repeats: int = 1, seed: int = 0) -> pd.DataFrame:

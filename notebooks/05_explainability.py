@@ -90,10 +90,10 @@ split = "validation"
 per_class = 2
 # Class whose surest example Fig. 8 shows.
 feature_class = "2"
-# Layers of B0 that Fig. 8 shows (the authors' choice).
-feature_layers = ["block2a_activation", "block3a_activation", "block5a_activation"]
+# Layers of the B0 role's network that Fig. 8 shows (profile gz2 has the authors' choice).
+feature_layers = ["stem_activation", "block1a_activation", "block2b_activation"]
 # Rows and columns of tiles for each.
-feature_tiles = [[4, 8], [8, 16], [12, 24]]
+feature_tiles = [[4, 4], [8, 4], [16, 4]]
 # SmoothGrad: noisy copies per galaxy.
 smooth_samples = 20
 # SmoothGrad: noise as a fraction of the image's range.

@@ -47,7 +47,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import classical, images, paths, pretraining, probe, weights
+from lib import paths, pretraining, probe, weights
 from lib.figures import pretraining as figures
 from lib.figures import style
 from lib.models import Network
@@ -189,11 +189,11 @@ change = np.abs(network.predict(shown, verbose=0) - before).max() / np.abs(befor
 # %% [markdown]
 # ## 5 What the weights buy
 #
-# ### 5.1 Compute features
+# ### 5.1 Choose what to compare
 #
-# For each run that is there, take all galaxies of its sample and compute what a linear classifier
-# is to learn from: classical numbers (Fourier amplitudes of the arms, asymmetry, concentration,
-# colour), features of untrained networks, and those of the pre-trained one.
+# For each run that is there, take all galaxies of its sample. A linear classifier is to learn from
+# classical numbers (Fourier amplitudes of the arms, asymmetry, concentration, colour), from features
+# of untrained networks, and from those of the pre-trained one.
 
 # %%
 runs = [r for r in compare_runs if paths.resolve(f"{r}/02_preprocessing/receipt.json").exists()]
@@ -210,27 +210,8 @@ networks = {
 # strength of its penalty is chosen inside them (protocol `sound`).
 
 # %%
-found = {}
-for run in runs:
-    sample = pd.read_parquet(paths.step_folder(run, "01_sample_selection") / "sample.parquet")
-    caches = paths.step_folder(run, "02_preprocessing")
-    whole = images.open_cache(caches, 96)
-    sample = sample[whole.has(sample["galaxy_id"])]
-    label = sample["label"].to_numpy()
-    values = {
-        "classical": classical.features(
-            whole.arrays[whole.rows(sample["galaxy_id"])], r90=50 / binning
-        )
-    }
-    for name, network in networks.items():
-        cache = images.open_cache(caches, network.crop, network.colour)
-        values[name], _ = probe.network_features(network, cache, cache.rows(sample["galaxy_id"]))
-    both = [values["classical"], values[f"pre-trained {backbone}"]]
-    values[f"classical and pre-trained {backbone}"] = np.concatenate(both, axis=1)
-    found[run] = {"most frequent": probe.most_frequent(label, seed=seed)}
-    for name, numbers in values.items():
-        found[run][name] = probe.cross_validate(numbers, label, seed=seed)
-        print(run, name, flush=True)
+best = f"pre-trained {backbone}"
+found = {r: probe.compare(r, networks, binning=binning, join=best, seed=seed) for r in runs}
 
 # %% [markdown]
 # ### 5.3 Compare
@@ -281,7 +262,9 @@ display(
 )
 
 # %% [markdown]
-# And say for each run what the features are worth to a linear classifier.
+# ### 6.1 On which galaxies the features are worth what
+#
+# Say so for each run, with its own numbers.
 
 # %%
 for run in runs:
