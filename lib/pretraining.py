@@ -4,7 +4,7 @@ The network gives the concentrations of one Dirichlet distribution per question 
 learns by the likelihood of the votes (Dirichlet-multinomial; Walmsley et al. 2022, Sec. 4.2,
 doi:10.1093/mnras/stab2093). Galaxies are simulated while it trains and are never shown twice, so
 that nothing can be memorised. The backbone is given their polar views (`lib.polar`): from images as
-they are, ten times as many galaxies did not teach it the number of arms.
+they are on the sky, networks learn the number of arms far more slowly.
 """
 
 from __future__ import annotations

@@ -21,9 +21,8 @@
 # counts (Walmsley et al. 2022), here the votes of simulated volunteers. Galaxies are simulated while
 # the network trains and are never shown twice. The network is given their *polar views*
 # (`lib.polar`): angle along one axis, logarithm of the radius along the other, the disc stretched to
-# face-on. Spiral arms are then parallel stripes, and their number is the frequency of a texture. An
-# EfficientNetB0 that was given 115,000 simulated galaxies as they are on the sky had not begun to
-# tell arm numbers apart.
+# face-on. Spiral arms are then parallel stripes, and their number is the frequency of a texture. From
+# images as they are on the sky, networks learn it far more slowly.
 #
 # **Inputs**
 # - none for the training: `lib.surveys.mock` draws the galaxies
