@@ -58,6 +58,7 @@ def chain_checkout(common_folder) -> Path:
             root.mkdir()
             shutil.copy(ROOT / "Snakefile", root)
             shutil.copytree(ROOT / "notebooks", root / "notebooks")
+            shutil.copytree(ROOT / "data" / "weights", root / "data" / "weights")
     return root
 
 
