@@ -74,7 +74,7 @@ def _features(image: np.ndarray, r90: float) -> np.ndarray:
     grey = bands.mean(axis=-1)
     pattern = contrast(grey)
     amplitudes = np.fft.rfft(pattern, axis=1) * 2 / COLUMNS
-    profile = _zones(grey)
+    profile = _zones(grey.mean(axis=1))
     numbers = [
         np.log(np.maximum(profile, 0.5) / max(profile[0], 1.0)),
         np.log(_zones(np.abs(amplitudes[:, 1 : MODES + 1])) + 0.01),
@@ -93,9 +93,7 @@ def _features(image: np.ndarray, r90: float) -> np.ndarray:
 
 def _zones(values: np.ndarray) -> np.ndarray:
     """Means over the rows of each zone; all that follows the rows is kept."""
-    means = values.reshape(ZONES, ROWS // ZONES, *values.shape[1:])
-    means = means.mean(axis=1)
-    return means.mean(axis=1) if values.shape[1:] == (COLUMNS,) else means
+    return values.reshape(ZONES, ROWS // ZONES, *values.shape[1:]).mean(axis=1)
 
 
 def _spiral_power(amplitudes: np.ndarray) -> np.ndarray:
@@ -112,11 +110,11 @@ def _spiral_power(amplitudes: np.ndarray) -> np.ndarray:
 def _turned(pattern: np.ndarray, m: int) -> np.ndarray:
     """Correlation of each zone with itself turned by 1/m, 2/m, ... of a circle, their mean."""
     turns = [np.roll(pattern, round(COLUMNS * k / m), axis=1) for k in range(1, m)]
-    product = _zones(pattern * np.mean(turns, axis=0))
-    return product / np.maximum(_zones(pattern**2), 1e-4)
+    product = _zones((pattern * np.mean(turns, axis=0)).mean(axis=1))
+    return product / np.maximum(_zones((pattern**2).mean(axis=1)), 1e-4)
 
 
 def _colour(bands: np.ndarray) -> np.ndarray:
     """Red minus blue of each zone relative to its brightness."""
-    zones = bands.reshape(ZONES, -1, 3).mean(axis=1)
+    zones = _zones(bands.mean(axis=1))
     return (zones[:, 0] - zones[:, 2]) / np.maximum(zones.mean(axis=1), 3)

@@ -111,6 +111,15 @@ def network_input(images: np.ndarray, colour: str, scale: float = 1.0) -> np.nda
     return images.astype(np.float32) * np.float32(scale)
 
 
+def dihedral(pixels: np.ndarray, view: int) -> np.ndarray:
+    """One of the 8 rotations by right angles and mirrors of images (n, side, side, channels).
+
+    View 0 is the image itself; none of them interpolates.
+    """
+    turned = np.rot90(pixels, view % 4, axes=(1, 2))
+    return np.ascontiguousarray(turned[:, :, ::-1] if view >= 4 else turned)
+
+
 def central_crop(images: np.ndarray, crop: int) -> np.ndarray:
     """Central `crop` x `crop` pixels of (..., height, width, channels), as a view.
 

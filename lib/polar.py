@@ -132,16 +132,15 @@ class PolarView(keras.layers.Layer):
         size, channels = images.shape[1], images.shape[-1]
         x, y = self.places(axis_ratio, angle)
         column, row = (size - 1) / 2 + x, (size - 1) / 2 - y
-        left, top = ops.floor(column), ops.floor(row)
-        across, down = (column - left)[..., None], (row - top)[..., None]
         flat = ops.reshape(images, (-1, channels))
         start = ops.arange(ops.shape(images)[0])[:, None, None] * size * size
-        corner = start + ops.cast(top, "int32") * size + ops.cast(left, "int32")
-        upper = (1 - across) * ops.take(flat, corner, axis=0)
-        upper += across * ops.take(flat, corner + 1, axis=0)
-        lower = (1 - across) * ops.take(flat, corner + size, axis=0)
-        lower += across * ops.take(flat, corner + size + 1, axis=0)
-        return (1 - down) * upper + down * lower
+
+        def pick(i, j):
+            return ops.take(
+                flat, start + ops.cast(i, "int32") * size + ops.cast(j, "int32"), axis=0
+            )
+
+        return _bilinear(pick, row, column)
 
     def on_sky(self, maps, images):
         """Lay maps of the polar view back onto the images that they belong to.
@@ -168,12 +167,21 @@ class PolarView(keras.layers.Layer):
         row = ops.clip(depth * cells[0] - 0.5, 0.0, cells[0] - 1.0)
         column = ops.mod(theta / (2 * np.pi) * cells[1] - 0.5, cells[1])
         which = ops.arange(n)[:, None, None] * cells[0] * cells[1]
-        top, left = ops.floor(row), ops.floor(column)
-        flat, result = ops.reshape(maps, (-1,)), 0.0
-        for below in (0, 1):
-            for right in (0, 1):
-                i = ops.cast(ops.minimum(top + below, cells[0] - 1.0), "int32")
-                j = ops.cast(ops.mod(left + right, cells[1]), "int32")
-                weight = ops.abs(1 - below - (row - top)) * ops.abs(1 - right - (column - left))
-                result += weight * ops.take(flat, which + i * cells[1] + j, axis=0)
+        flat = ops.reshape(maps, (-1, 1))
+
+        def pick(i, j):
+            i = ops.cast(ops.minimum(i, cells[0] - 1.0), "int32")
+            j = ops.cast(ops.mod(j, cells[1]), "int32")
+            return ops.take(flat, which + i * cells[1] + j, axis=0)
+
+        result = _bilinear(pick, row, column)[..., 0]
         return ops.where((r > self.r_min) & (r < self.r_max), result, 0.0)
+
+
+def _bilinear(pick, row, column):
+    """Interpolate between four pixels; `pick` gives those of whole rows and columns, (..., c)."""
+    top, left = ops.floor(row), ops.floor(column)
+    down, across = (row - top)[..., None], (column - left)[..., None]
+    upper = (1 - across) * pick(top, left) + across * pick(top, left + 1)
+    lower = (1 - across) * pick(top + 1, left) + across * pick(top + 1, left + 1)
+    return (1 - down) * upper + down * lower

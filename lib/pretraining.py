@@ -172,8 +172,8 @@ def _vary(image: np.ndarray, rng: np.random.Generator, channels: int) -> np.ndar
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def dirichlet_multinomial_loss(counts, concentrations, questions: slice = slice(None)):
-    """Negative log-likelihood of votes, summed over questions of the tree.
+def dirichlet_multinomial_loss(counts, concentrations):
+    """Negative log-likelihood of votes, summed over the questions of the tree.
 
     Parameters
     ----------
@@ -181,8 +181,6 @@ def dirichlet_multinomial_loss(counts, concentrations, questions: slice = slice(
         Votes; a question nobody was asked adds nothing.
     concentrations : tensor of float32, (batch, 37)
         Of one Dirichlet distribution per question, positive.
-    questions : slice
-        Of the questions in tree order; all by default.
 
     Returns
     -------
@@ -190,11 +188,17 @@ def dirichlet_multinomial_loss(counts, concentrations, questions: slice = slice(
     """
     import tensorflow as tf
 
-    pairs = zip(tf.split(counts, ANSWERS_ASKED, 1), tf.split(concentrations, ANSWERS_ASKED, 1))
-    loss = 0.0
-    for k, a in list(pairs)[questions]:
+    return tf.add_n(question_losses(counts, concentrations))
+
+
+def question_losses(counts, concentrations) -> list:
+    """Terms of `dirichlet_multinomial_loss`, (batch,) each, one per question in tree order."""
+    import tensorflow as tf
+
+    losses = []
+    for k, a in zip(tf.split(counts, ANSWERS_ASKED, 1), tf.split(concentrations, ANSWERS_ASKED, 1)):
         n, total = tf.reduce_sum(k, 1), tf.reduce_sum(a, 1)
-        loss += (
+        losses.append(
             tf.math.lgamma(n + total)
             - tf.math.lgamma(total)
             - tf.math.lgamma(n + 1)
@@ -202,7 +206,7 @@ def dirichlet_multinomial_loss(counts, concentrations, questions: slice = slice(
                 tf.math.lgamma(k + 1) + tf.math.lgamma(a) - tf.math.lgamma(k + a), axis=1
             )
         )
-    return loss
+    return losses
 
 
 def build(settings: Settings):
@@ -367,9 +371,9 @@ def _step(network, optimizer, arms_weight: float):
     def step(images, counts):
         with tf.GradientTape() as tape:
             concentrations = network(tf.cast(images, tf.float32), training=True)
-            votes = dirichlet_multinomial_loss(counts, concentrations)
-            arms = dirichlet_multinomial_loss(counts, concentrations, slice(-1, None))
-            loss = tf.reduce_mean(votes + (arms_weight - 1) * arms)
+            losses = question_losses(counts, concentrations)
+            votes = tf.add_n(losses)
+            loss = tf.reduce_mean(votes + (arms_weight - 1) * losses[-1])
         gradients = tape.gradient(loss, network.trainable_variables)
         optimizer.apply(gradients, network.trainable_variables)
         return tf.reduce_mean(votes)

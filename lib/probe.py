@@ -7,7 +7,7 @@ each galaxy is predicted by classifiers that never saw it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ COMPONENTS = 128
 REGULARISATIONS = (3e-4, 3e-3, 3e-2)
 """Inverse strengths of the penalty to choose from."""
 
-ORIENTATIONS = tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True))
+ORIENTATIONS = 8
 """Quarter turns and mirror images, which change a galaxy's image but not its arms."""
 
 
@@ -54,11 +54,10 @@ def network_features(network: Network, cache: ImageCache, rows: np.ndarray, seed
     model, receipt = models.build(network, 2, seed)
     body = models.body_of(model)
     pixels = network_input(cache.arrays[rows], cache.colour, network.input_scale)
-    total = 0.0
-    for turns, mirrored in ORIENTATIONS:
-        seen = np.rot90(pixels, turns, axes=(1, 2))
-        total = total + body.predict(seen[:, :, ::-1] if mirrored else seen, verbose=0)
-    return np.asarray(total / len(ORIENTATIONS), np.float32), receipt
+    total = sum(
+        body.predict(images.dihedral(pixels, view), verbose=0) for view in range(ORIENTATIONS)
+    )
+    return np.asarray(total / ORIENTATIONS, np.float32), receipt
 
 
 def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 1, seed: int = 0):
@@ -81,8 +80,8 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
         `repeat`, `fold`, `galaxy` (position in `label`), `label`, `predicted`.
     """
     label = np.asarray(label)
-    parts = []
-    for k, (train, test) in enumerate(evaluation.repeated_folds(label, folds, repeats, seed)):
+
+    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
         model = GridSearchCV(
             make_pipeline(
                 StandardScaler(),
@@ -92,10 +91,10 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
             {"logisticregression__C": REGULARISATIONS},
             scoring="f1_macro",
             cv=StratifiedKFold(3, shuffle=True, random_state=seed),
-        ).fit(values[train], label[train])
-        part = {"repeat": k // folds, "fold": k % folds, "galaxy": test, "label": label[test]}
-        parts.append(pd.DataFrame({**part, "predicted": model.predict(values[test])}))
-    return pd.concat(parts, ignore_index=True).sort_values(["repeat", "galaxy"], ignore_index=True)
+        )
+        return model.fit(values[train], label[train]).predict(values[test])
+
+    return _by_fold(predict, label, folds, repeats, seed)
 
 
 def compare(
@@ -142,11 +141,22 @@ def compare(
 def most_frequent(label, *, folds: int = 5, repeats: int = 1, seed: int = 0) -> pd.DataFrame:
     """The table of `cross_validate` for a classifier that names the most frequent class."""
     label = np.asarray(label)
+
+    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        names, counts = np.unique(label[train], return_counts=True)
+        return names[counts.argmax()].repeat(len(test))
+
+    return _by_fold(predict, label, folds, repeats, seed)
+
+
+def _by_fold(
+    predict: Callable, label: np.ndarray, folds: int, repeats: int, seed: int
+) -> pd.DataFrame:
+    """What `predict`, given training and test positions, says of each fold in turn."""
     parts = []
     for k, (train, test) in enumerate(evaluation.repeated_folds(label, folds, repeats, seed)):
-        names, counts = np.unique(label[train], return_counts=True)
         part = {"repeat": k // folds, "fold": k % folds, "galaxy": test, "label": label[test]}
-        parts.append(pd.DataFrame({**part, "predicted": names[counts.argmax()]}))
+        parts.append(pd.DataFrame({**part, "predicted": predict(train, test)}))
     return pd.concat(parts, ignore_index=True).sort_values(["repeat", "galaxy"], ignore_index=True)
 
 

@@ -343,14 +343,14 @@ def test_shards_do_not_change_the_result_and_resume(run, model, predicted, tmp_p
 
 def test_views_are_rotations_and_mirrors(run, model, tmp_path):
     pixels = np.random.default_rng(3).uniform(0, 1, (2, made.CROP, made.CROP, 1)).astype("f4")
-    seen = {engine.dihedral(pixels, view).tobytes() for view in range(8)}
+    seen = {images.dihedral(pixels, view).tobytes() for view in range(8)}
     assert len(seen) == 8
     onnx = engine.OnnxEngine(model.folder / "model.onnx")
     _, single = engine.averaged(onnx, pixels, 1)
     _, averaged = engine.averaged(onnx, pixels, 8)
     assert np.abs(single - averaged).max() > 1e-5
     for view in range(8):
-        turned = engine.dihedral(pixels, view)
+        turned = images.dihedral(pixels, view)
         np.testing.assert_allclose(engine.averaged(onnx, turned, 8)[1], averaged, atol=1e-6)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from lib import receipts
+from lib.images import dihedral
 
 
 class Engine(Protocol):
@@ -87,15 +88,6 @@ def open_engine(onnx: Path, keras: Path) -> Engine:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     on_gpu = not hidden and receipts.machine()["gpus"]
     return KerasEngine(keras) if on_gpu else OnnxEngine(onnx)
-
-
-def dihedral(pixels: np.ndarray, view: int) -> np.ndarray:
-    """One of the 8 rotations by right angles and mirrors of images (n, side, side, channels).
-
-    View 0 is the image itself; none of them interpolates.
-    """
-    turned = np.rot90(pixels, view % 4, axes=(1, 2))
-    return np.ascontiguousarray(turned[:, :, ::-1] if view >= 4 else turned)
 
 
 def averaged(engine: Engine, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:

@@ -141,14 +141,14 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     with atomic(folder / KERAS) as temporary:
-        shutil.copyfile(run_folder / "model.keras", temporary)
+        shutil.copyfile(run_folder / KERAS, temporary)
     _export_onnx(run_folder, folder / ONNX)
 
     engine = OnnxEngine(folder / ONNX)
     scale = run.settings["input_scale"]
     validation = run.part("validation")
     label = evaluation.class_index(validation["label"], run.classes)
-    features, single, averaged = _predict(engine, cache, validation["galaxy_id"], scale)
+    features, single, mean = _predict(engine, cache, validation["galaxy_id"], scale)
     difference = float(np.abs(single - run.probabilities("validation")).max())
     if difference > PARITY:
         raise ValueError(
@@ -161,7 +161,7 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     reference = _reference(_features(engine, cache, training, scale), features, folder / REFERENCE)
     temperatures = {
         str(views): evaluation.fit_temperature(probabilities, label)
-        for views, probabilities in zip(VIEWS, (single, averaged))
+        for views, probabilities in zip(VIEWS, (single, mean))
     }
     card = {
         "role": run.settings["role"],
