@@ -255,11 +255,26 @@ def _by_view(view: int | np.ndarray, n: int) -> list[tuple[int, np.ndarray]]:
     return [(int(number), np.flatnonzero(views == number)) for number in np.unique(views)]
 
 
+def _fixed_places(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Full batches in which row r is always in place r modulo `size`.
+
+    Returns the batches, (n, size), whose free places repeat a row, and where each of `rows` is in
+    their concatenation.
+    """
+    place = rows % size
+    batch = pd.Series(place).groupby(place).cumcount().to_numpy()
+    batches = np.full((batch.max() + 1, size), rows[0])
+    batches[batch, place] = rows
+    return batches, batch * size + place
+
+
 class FeatureStore:
     """Features of a frozen backbone, computed when first asked for and kept on disk.
 
     One file per view, named by a hash of everything the features depend on, so that runs with other
-    seeds, classes or heads share them. Runs at the same time wait for each other's features.
+    seeds, classes or heads share them. Runs at the same time wait for each other's features, and
+    which of them computes a galaxy's makes no difference: arithmetic on processors depends, in the
+    last bits, on the size of a batch and on an image's place in it, so both are always the same.
 
     Parameters
     ----------
@@ -270,7 +285,8 @@ class FeatureStore:
     identity : dict
         What the features depend on beside the view and the galaxy.
     stream : callable
-        (rows, view or None) to a data set of image batches; None is the image as it is.
+        (rows, view or None) to a data set of batches of `PREDICTION_BATCH` images; None is the
+        image as it is.
     """
 
     def __init__(self, folder: Path, body: keras.Model, identity: dict, stream: Callable):
@@ -308,7 +324,8 @@ class FeatureStore:
             known, features = self._read(path)
             new = np.setdiff1d(rows, known)
             if len(new):
-                computed = self.forward(self.stream(new, view))
+                batches, place = _fixed_places(new, PREDICTION_BATCH)
+                computed = self.forward(self.stream(batches.ravel(), view))[place]
                 known, features = np.append(known, new), np.concatenate([features, computed])
                 with atomic(path) as temporary:
                     np.savez(temporary, rows=known, features=features)

@@ -263,8 +263,8 @@ def test_runs_at_the_same_time_compute_a_feature_once(survey, tmp_path):
     computed = []
 
     def stream(rows, view):
-        computed.extend(rows)
-        return images.batches(cache, rows, 8, maps=None)
+        computed.extend(set(rows))
+        return images.batches(cache, rows, training.PREDICTION_BATCH)
 
     stores = [
         training.FeatureStore(tmp_path, models.body_of(model), {"a": 1}, stream) for _ in "ab"
@@ -282,6 +282,31 @@ def test_runs_at_the_same_time_compute_a_feature_once(survey, tmp_path):
         thread.join()
     assert sorted(computed) == list(range(30))
     np.testing.assert_array_equal(found[0][10:], found[1][:10])
+
+
+def test_features_do_not_depend_on_what_else_is_computed(survey, tmp_path):
+    _, cache, _ = survey
+    model, _ = models.build(network(**FROZEN), 3, seed=42)
+
+    def features(folder, *asked):
+        store = training.FeatureStore(
+            tmp_path / folder,
+            models.body_of(model),
+            {},
+            lambda rows, view: images.batches(cache, rows, training.PREDICTION_BATCH),
+        )
+        return [store.get(np.array(rows), None) for rows in asked][-1]
+
+    everything = np.arange(len(cache.arrays))
+    at_once = features("at once", everything)
+    np.testing.assert_array_equal(features("in parts", [70, 3, 6], [6, 5], everything), at_once)
+
+
+def test_every_row_has_its_place_in_a_batch():
+    rows = np.array([7, 3, 11, 2])
+    batches, place = training._fixed_places(rows, 4)
+    assert batches.tolist() == [[7, 7, 2, 7], [7, 7, 7, 3], [7, 7, 7, 11]]
+    assert batches.ravel()[place].tolist() == rows.tolist()
 
 
 def test_same_seed_same_weights_other_seed_other_weights(survey, tmp_path):
