@@ -144,7 +144,7 @@ def most_frequent(label, *, folds: int = 5, repeats: int = 1, seed: int = 0) -> 
 
     def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
         names, counts = np.unique(label[train], return_counts=True)
-        return names[counts.argmax()].repeat(len(test))
+        return np.full(len(test), names[counts.argmax()])
 
     return _by_fold(predict, label, folds, repeats, seed)
 
