@@ -1,15 +1,16 @@
 # The flow of the analysis: one rule per notebook, files between the steps.
 #
 # A rule is one papermill run of one notebook, in a process of its own (lib.steps). It is done when
-# its receipt is there, and done again when its notebook, its parameters or the receipt of a step
-# before it has changed. `make run` calls this file; by hand:
+# its receipt is there, and done again when its notebook, its parameters, the bundled weights that it
+# starts from or the receipt of a step before it has changed. `make run` calls this file; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
 import json
+import os
 import re
 import sys
 from pathlib import Path
 
-from lib import profiles
+from lib import profiles, receipts
 from lib.processes import end_with_the_chain
 
 end_with_the_chain()
@@ -47,6 +48,12 @@ def receipt(step):
     return f"{PROFILE.run_dir}/{step}/receipt.json"
 
 
+def bundled_weights(step, parameters):
+    """Files of weights that travel with the project, where the step starts from them."""
+    settings = {**profiles.default_parameters(step), **parameters}
+    return [os.path.relpath(path) for path in receipts.bundled_weights(settings)]
+
+
 def sweep_runs(**wanted):
     """Output folders of the profile's sweep runs with the wanted `sweep` or `step`."""
     runs = PROFILE.sweep_runs.items()
@@ -67,6 +74,7 @@ for step in PROFILE.steps:
             f"notebooks/{step}.py",
             after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps]
             + [receipt(run) for run in sweep_runs(sweep=step)],
+            weights=bundled_weights(step, PROFILE.overrides[step]),
         output:
             # `update`: an earlier result is kept until lib.steps puts a whole one in its place
             update(receipt(step)),
@@ -92,6 +100,9 @@ for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
         input:
             f"notebooks/{step}.py",
             after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
+            weights=lambda wildcards, step=step: bundled_weights(
+                step, PROFILE.sweep_runs[wildcards.run].parameters
+            ),
         output:
             update(receipt("{run}")),
         wildcard_constraints:

@@ -61,6 +61,22 @@ def hash_catalogues(folder: str | Path) -> dict[str, str]:
     return {p.name: sha256(p) for p in sorted(folder.glob("*")) if p.is_file()}
 
 
+def bundled_weights(settings: dict[str, object]) -> list[Path]:
+    """Files of weights that travel with the project, if a step's parameters ask for them.
+
+    Which of them fits the backbone is for `lib.weights` to say, which needs TensorFlow: all count.
+    """
+    if settings.get("weights") != "mock":
+        return []
+    return sorted((project_root() / "data" / "weights").glob("*.safetensors"))
+
+
+def hash_outputs(folder: str | Path) -> str:
+    """One SHA-256 over the hashes that a step's receipt holds of its outputs."""
+    outputs = json.dumps(read(folder)["outputs"], sort_keys=True)
+    return hashlib.sha256(outputs.encode()).hexdigest()
+
+
 def hash_library() -> str:
     """One SHA-256 over all sources of `lib`."""
     library = Path(__file__).resolve().parent
@@ -98,6 +114,11 @@ def git_state() -> dict[str, str | bool | None]:
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
+def code_state() -> dict[str, object]:
+    """The code as it is now: `git` and `library`. A step notes it before it begins."""
+    return {"git": git_state(), "library": hash_library()}
+
+
 def machine() -> dict[str, object]:
     """What the step ran on: Python, platform, processors and, where there are any, GPUs."""
     try:
@@ -127,14 +148,16 @@ def write(folder: str | Path, facts: dict[str, object]) -> None:
     folder : path
         Folder with everything the step has written.
     facts : dict
-        What only the runner knows: step, parameters, inputs, wall time, peak memory.
+        What only the runner knows: step, parameters, inputs, wall time, peak memory, and
+        `code_state` as it was when the step began; without that, as it is now.
     """
+    outputs = hash_folder(folder)
     receipt = {
+        **code_state(),
         **facts,
-        "outputs": hash_folder(folder),
+        "outputs": outputs,
+        "bytes": {name: (Path(folder) / name).stat().st_size for name in outputs},
         "rows": count_rows(folder),
-        "git": git_state(),
-        "library": hash_library(),
         "packages": package_versions(),
         "machine": machine(),
     }
@@ -152,13 +175,41 @@ def read(folder: str | Path) -> dict[str, object]:
     """
     path = Path(folder) / NAME
     try:
-        return json.loads(path.read_text())
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(receipt, dict) or not isinstance(receipt.get("outputs"), dict):
+            raise ValueError("it lists no outputs")
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the step has not ended. Run it again.") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}): remove it and run the step again."
         ) from None
+    return receipt
+
+
+def unfit(folder: str | Path) -> list[str]:
+    """Why a step does not count as done, as far as names and sizes of its files tell.
+
+    Quick, for every start of the chain; `verify` reads all files.
+
+    Returns
+    -------
+    list of str
+        One line for a damaged receipt, or per file that is missing or of another size.
+    """
+    folder = Path(folder)
+    try:
+        receipt = read(folder)
+    except InputError as error:
+        return [str(error)]
+    sizes, problems = receipt.get("bytes", {}), []
+    for name in receipt["outputs"]:
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.stat().st_size != sizes.get(name, path.stat().st_size):
+            problems.append(f"{path} has {path.stat().st_size:,} bytes instead of {sizes[name]:,}")
+    return problems
 
 
 def verify(folder: str | Path) -> list[str]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import json
 import os
 import resource
@@ -26,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
@@ -134,17 +133,25 @@ def _kernel_messages_to(log: TextIO) -> Iterator[None]:
 
 
 def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, object]:
-    """What decides a step's result: its notebook's source, parameters and the steps before it."""
+    """What decides a step's result: its notebook's source, its parameters and what it reads.
+
+    That is what the steps before it made, and the bundled weights where it starts from them.
+    """
+    settings = {**profiles.default_parameters(step), **parameters}
+    weights = {path.name: receipts.sha256(path) for path in receipts.bundled_weights(settings)}
+    before = [Path(path).parent for path in after]
     return {
         "source": receipts.sha256(profiles.notebook_path(step)),
-        "parameters": {**profiles.default_parameters(step), **parameters},
-        "inputs": {
-            Path(path).parent.name: hashlib.sha256(
-                json.dumps(receipts.read(Path(path).parent)["outputs"], sort_keys=True).encode()
-            ).hexdigest()
-            for path in after
-        },
+        "parameters": settings,
+        "inputs": {**weights, **{folder.name: receipts.hash_outputs(folder) for folder in before}},
     }
+
+
+def inputs_of(profile: profiles.Profile, output: str, names: Iterable[str]) -> dict[str, str]:
+    """Those of the names, in a receipt's inputs, that are steps or sweep runs: name -> output."""
+    known = {step: step for step in profile.steps}
+    known |= {run.name: out for out, run in profile.sweep_runs.items() if run.sweep == output}
+    return {name: known[name] for name in names if name in known}
 
 
 def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
@@ -296,13 +303,16 @@ def _run_alone(
     settings = {**profiles.default_parameters(step), **parameters}
     staging = _stage(final, mark)
     start = time.time()
-    execute(step, parameters, staging, label)
-    (staging / FINGERPRINT).unlink()
-    remove_checkpoints(staging)
+    # Code and data as the notebook finds them: a long run may outlast them.
+    code = receipts.code_state()
     inputs = {**mark["inputs"], "notebook": mark["source"]}
     if settings.get("data_dir"):
         inputs |= receipts.hash_catalogues(settings["data_dir"])
+    execute(step, parameters, staging, label)
+    (staging / FINGERPRINT).unlink()
+    remove_checkpoints(staging)
     facts = {
+        **code,
         "step": step,
         "parameters": settings,
         "seed": settings.get("seed"),
@@ -346,6 +356,18 @@ def _check_data(profile: profiles.Profile) -> None:
             )
 
 
+def _set_aside_unfit(profile: profiles.Profile) -> None:
+    """Remove the receipts of steps that are not whole, so that Snakemake runs these steps again.
+
+    Snakemake itself only looks whether a receipt is there, and how old it is.
+    """
+    for output in profile.outputs:
+        path = resolve(profile.run_dir) / output / receipts.NAME
+        if path.exists() and (problems := receipts.unfit(path.parent)):
+            print(f"{output} is not whole and counts as not done: {problems[0]}", flush=True)
+            path.unlink()
+
+
 def _run_chain(arguments: argparse.Namespace) -> None:
     """Let Snakemake run every step of a profile that is not fresh."""
     profile = profiles.load(arguments.profile, arguments.data)
@@ -367,6 +389,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
     with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
+        _set_aside_unfit(profile)
         before = _receipt_times(profile)
         environment = {**os.environ, CHAIN: "1"}
         with subprocess.Popen(
@@ -391,14 +414,25 @@ def _receipt_times(profile: profiles.Profile) -> dict[Path, int]:
 def _verify_run(arguments: argparse.Namespace) -> None:
     """Hash the finished steps of a profile again and print what has changed."""
     profile = profiles.load(arguments.profile)
-    changes = [
-        line
-        for output in profile.outputs
-        for line in receipts.verify(resolve(profile.run_dir) / output)
-    ]
-    if changes:
+    if changes := [line for output in profile.outputs for line in _changes(profile, output)]:
         raise StepError("not as the receipts say:\n  " + "\n  ".join(changes))
     print(f"profile {profile.name}: all {len(profile.outputs)} steps are as their receipts say")
+
+
+def _changes(profile: profiles.Profile, output: str) -> list[str]:
+    """What of a step is not as its receipt says, what it read included."""
+    run_dir = resolve(profile.run_dir)
+    try:
+        then = receipts.read(run_dir / output).get("inputs", {})
+    except InputError as error:
+        return [str(error)]
+    changes = receipts.verify(run_dir / output)
+    for name, earlier in inputs_of(profile, output, then).items():
+        # An earlier step without a receipt is named by itself.
+        with suppress(InputError):
+            if receipts.hash_outputs(run_dir / earlier) != then[name]:
+                changes.append(f"{output} was made from another result of {earlier}")
+    return changes
 
 
 def main(argv: list[str] | None = None) -> int:

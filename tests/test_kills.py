@@ -217,6 +217,57 @@ def test_whatever_is_killed_nothing_half_written_counts_and_only_the_rest_is_don
     assert {*first_done, first.stat().st_mtime_ns} == set(first_done[:1])
 
 
+def test_a_step_that_is_no_longer_whole_is_done_again_and_no_other(checkout):
+    first, second = (
+        checkout / "runs" / "mock" / f"0{n}" for n in ("1_sample_selection", "2_preprocessing")
+    )
+    finish(checkout, start_chain(checkout))
+    done = (first / receipts.NAME).stat().st_mtime_ns
+    damages = {
+        "cache.bin is missing": (second / "cache.bin").unlink,
+        "weights.bin has 1 bytes instead of 3": lambda: (second / "weights.bin").write_text("1"),
+        "is damaged": lambda: (second / receipts.NAME).write_text('{"step": '),
+    }
+    for times, (said, damage) in enumerate(damages.items(), start=2):
+        damage()
+        finish(checkout, start_chain(checkout))
+        printed = (checkout / "printed.txt").read_text()
+        assert "02_preprocessing is not whole and counts as not done" in printed and said in printed
+        assert journal(checkout) == times * WORK
+        assert receipts.verify(second) == []
+    assert (first / receipts.NAME).stat().st_mtime_ns == done
+    finish(checkout, start_chain(checkout))
+    assert "nothing to do" in (checkout / "printed.txt").read_text()
+
+
+STARTED = """# %% tags=["parameters"]
+run_dir = "runs/mock"
+output = "03_train_b0"
+weights = "mock"
+
+# %%
+from lib import paths
+out = paths.output_folder(run_dir, output)
+text = (paths.project_root() / "data" / "weights" / "net.safetensors").read_text()
+(out / "model.json").write_text(text)
+"""
+
+
+def test_other_bundled_weights_make_a_training_stale(checkout):
+    (checkout / "notebooks" / "03_train_b0.py").write_text(HEADER + STARTED)
+    write_profile(checkout, {"steps": ["03_train_b0"]})
+    weights = checkout / "data" / "weights" / "net.safetensors"
+    weights.parent.mkdir(parents=True)
+    folder = checkout / "runs" / "mock" / "03_train_b0"
+    for content in ("old", "new"):
+        weights.write_text(content)
+        finish(checkout, start_chain(checkout))
+        assert (folder / "model.json").read_text() == content
+        assert receipts.read(folder)["inputs"][weights.name] == receipts.sha256(weights)
+    finish(checkout, start_chain(checkout))
+    assert "nothing to do" in (checkout / "printed.txt").read_text()
+
+
 # One run of a sweep, and the notebook that gathers all.
 SWEPT = """# %% tags=["parameters"]
 run_dir = "runs/mock"

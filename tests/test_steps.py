@@ -37,6 +37,8 @@ rows = 3
 fraction = 0.5
 # what to do instead of ending well
 trouble = ""
+# where it starts from
+weights = "none"
 
 # %%
 import os, signal, time
@@ -236,12 +238,55 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(checkout):
     assert not (checkout / "runs").exists()
 
 
-def test_a_damaged_receipt_is_refused(tmp_path):
+@pytest.mark.parametrize("text", ['{"step": ', "[]", '{"step": "01_first"}', "\x00" * 20])
+def test_a_damaged_receipt_is_refused(tmp_path, text):
     with pytest.raises(InputError, match="has not ended"):
         receipts.read(tmp_path)
-    (tmp_path / receipts.NAME).write_text('{"step": ')
+    (tmp_path / receipts.NAME).write_text(text)
     with pytest.raises(InputError, match="is damaged"):
         receipts.read(tmp_path)
+    assert len(receipts.unfit(tmp_path)) == 1
+
+
+def test_a_receipt_names_the_code_that_the_step_began_with(checkout, monkeypatch):
+    commit = {"commit": "as it began", "dirty": False}
+    monkeypatch.setattr(receipts, "git_state", lambda: dict(commit))
+    monkeypatch.setattr(receipts, "hash_library", lambda: commit["commit"])
+    monkeypatch.setattr(steps, "execute", lambda *_: commit.update(commit="checked out meanwhile"))
+    receipt = receipts.read(steps.run("01_first", {}))
+    assert receipt["git"]["commit"] == receipt["library"] == "as it began"
+
+
+def test_bundled_weights_are_inputs_of_a_step_that_starts_from_them(checkout):
+    file = checkout / "data" / "weights" / "net.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_text("weights")
+    assert steps.fingerprint("01_first", {}, [])["inputs"] == {}
+    before = steps.fingerprint("01_first", {"weights": "mock"}, [])
+    assert before["inputs"] == {file.name: receipts.sha256(file)}
+    file.write_text("others")
+    assert steps.fingerprint("01_first", {"weights": "mock"}, []) != before
+
+
+@pytest.mark.chain
+def test_verify_names_everything_that_is_not_as_the_receipts_say(checkout, capsys):
+    first = steps.run("01_first", {})
+    second = steps.run("02_second", {}, [str(first / receipts.NAME)])
+    assert steps.main(["verify"]) == 0
+    assert "all 2 steps are as their receipts say" in capsys.readouterr().out
+
+    steps.run("01_first", {"rows": 4})
+    (second / "table.csv").write_text("row\n1\n")
+    assert steps.main(["verify"]) == 1
+    said = capsys.readouterr().err
+    assert "02_second/table.csv has changed" in said
+    assert "02_second was made from another result of 01_first" in said
+
+    (first / receipts.NAME).unlink()
+    assert steps.main(["verify"]) == 1
+    said = capsys.readouterr().err
+    assert f"{first / receipts.NAME} is missing" in said
+    assert "02_second/table.csv has changed" in said, "what comes after is looked at too"
 
 
 def test_the_survey_folder_is_checked_before_the_chain_starts(capsys):

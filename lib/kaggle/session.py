@@ -92,15 +92,9 @@ def restore(profile: profiles.Profile) -> list[str]:
 def _is_done(profile: profiles.Profile, run: Path, output: str) -> bool:
     """Whether a run holds a step's result that this profile would make of the steps before."""
     step, parameters = profile.made_by(output)
-    known = {name: name for name in profile.steps}
-    known |= {r.name: out for out, r in profile.sweep_runs.items() if r.sweep == step}
     try:
-        inputs = receipts.read(run / output)["inputs"]
-        needed = [
-            str(resolve(profile.run_dir) / known[name] / receipts.NAME)
-            for name in inputs
-            if name in known
-        ]
+        inputs = steps.inputs_of(profile, output, receipts.read(run / output)["inputs"])
+        needed = [str(resolve(profile.run_dir) / o / receipts.NAME) for o in inputs.values()]
         mark = steps.fingerprint(step, parameters, needed)
     except InputError:
         return False
