@@ -122,7 +122,7 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
         # Keras' B0 divides by 255 itself, so it is given back the [0, 255] that it starts from.
         images = keras.layers.Rescaling(1 / network.input_scale, name="undo_scale")(pixels)
     if network.view == "polar":
-        images = PolarView(name="polar_view")(images)
+        images = PolarView.of_crop(network.crop, name="polar_view")(images)
     base = weights.build(network.backbone, images, variant)
     receipt = weights.initialise(base, network.weights, channels=channels)
     _check_view(network, receipt)
@@ -131,6 +131,25 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     pooled = keras.layers.GlobalAveragePooling2D(name=FEATURES)(base.output)
     output = _head(pooled, network.dense_units, n_classes, seed)
     return keras.Model(base.inputs[0], output, name=network.role.lower()), receipt
+
+
+def set_precision(model: keras.Model, precision: str) -> None:
+    """Let a network compute in another precision; its variables stay float32.
+
+    So do, in float32, its first layers, which measure pixels, the mean that gives the features, and
+    the softmax.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `build`; changed in place. Graphs that TensorFlow has traced before stay as they were.
+    precision : str
+        Keras' name of a dtype policy: float32, mixed_bfloat16 or mixed_float16.
+    """
+    first = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, PolarView)
+    for layer in model.layers:
+        if not isinstance(layer, first) and layer.name not in (FEATURES, HEAD[-1]):
+            layer.dtype_policy = precision
 
 
 def _head(features, dense_units: int, n_classes: int, seed: int):

@@ -218,7 +218,8 @@ def build(settings: Settings):
 
     keras.utils.set_random_seed(settings.seed)
     inputs = keras.Input((settings.size, settings.size, settings.channels))
-    backbone = weights.build(settings.backbone, PolarView(name="polar_view")(inputs))
+    view = PolarView.of_crop(settings.size, name="polar_view")
+    backbone = weights.build(settings.backbone, view(inputs))
     features = keras.layers.GlobalAveragePooling2D()(backbone.output)
     votes = keras.layers.Dense(sum(ANSWERS_ASKED), activation="sigmoid")(features)
     return backbone, keras.Model(backbone.inputs[0], 1 + 100 * votes)

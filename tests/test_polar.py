@@ -95,6 +95,38 @@ def test_an_image_too_small_for_the_radii_is_refused():
         PolarView()(np.zeros((1, 64, 64, 1), "float32"))
 
 
+@pytest.mark.parametrize(
+    ("crop", "rows", "r_max"),
+    # The bundled weights learnt from 72 px; the others follow from ln(r_max / 2.5) by hand.
+    [(72, 32, 35), (32, 24, 15), (64, 32, 31), (112, 36, 55), (160, 40, 79), (212, 44, 105)],
+)
+def test_the_view_follows_the_crop(crop, rows, r_max):
+    layer = PolarView.of_crop(crop)
+    assert (layer.rows, layer.r_max, layer.r_min, layer.columns) == (rows, r_max, 2.5, 96)
+    assert layer(np.zeros((1, crop, crop, 3), "float32")).shape == (1, rows, 96, 3)
+
+
+def test_an_arm_has_the_same_slope_in_every_crop():
+    """The inner part of a wide crop is the view of a narrow one, up to the rounding of rows."""
+    image = disc(0.8, 30, arms=2)
+    narrow, wide = (PolarView.of_crop(crop) for crop in (64, SIZE))
+    for layer, size in ((narrow, 64), (wide, SIZE)):
+        edge = (SIZE - size) // 2
+        part = image[:, edge : SIZE - edge, edge : SIZE - edge]
+        rows = np.asarray(layer(part))[0, 8:24, :, 0]
+        phase = np.unwrap(np.angle(np.fft.rfft(rows, axis=1)[:, 2]))
+        slope = np.polyfit(np.arange(len(phase)), phase, 1)[0]
+        expected = 2 / np.tan(np.radians(20)) * np.log(35 / 2.5) / 31
+        assert abs(slope) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_network_sees_all_of_its_crop():
+    for crop, rows in ((32, 24), (72, 32)):
+        network = Network("B0", "PolarNet", crop=crop, colour="grey", view="polar")
+        model, _ = models.build(network, 3, seed=1)
+        assert model.get_layer("polar_view").rows == rows
+
+
 def test_a_network_with_a_polar_view_is_saved_and_loaded(tmp_path):
     network = Network("B0", "EfficientNetB0", crop=72, colour="grey", view="polar")
     model, _ = models.build(network, 3, seed=1)
