@@ -30,8 +30,8 @@
 # - `values.parquet`: the galaxies with their mass
 # - `cuts.csv`, `match.csv`: what the quality cuts and the match left
 # - `published.csv`, `sound.csv`, `matched.csv`, `drawn.csv`, `power.csv`, `dilution.csv`,
-#   `truth.csv`: the tests
-# - `report.json`: the main numbers, or the reason why there are none
+#   `dilution_all.csv`, `truth.csv`, `position.csv`: the tests
+# - `metrics.json`: the main numbers, or the reason why there are none
 
 # %% [markdown]
 # ## 1 Set-up
@@ -41,16 +41,15 @@
 # Import the project's library; it does the work, and this notebook tells the story.
 
 # %%
-import json
-
 import pandas as pd
 from IPython.display import Markdown, display
 
 from lib import evaluation, paper, paths
 from lib.figures import mass as figures
 from lib.figures import style
+from lib.report import write_json
 from lib.stellar_mass import catalogue, dilution, groups, published, report, statistics
-from lib.surveys import mock
+from lib.surveys.mock.survey import MASS_SHIFT, mass_at_redshift
 
 style.use()
 
@@ -123,13 +122,13 @@ measured.values.to_parquet(out / "values.parquet")
 # %% [markdown]
 # ### 2.2 Say whether there is anything to compare
 #
-# A survey without identifiers and positions cannot be given masses. Then the reason is written
-# down, and every cell below does nothing.
+# A survey without identifiers and positions cannot be given masses, and a catalogue of other
+# galaxies gives none. Then the reason is written down, and every cell below does nothing.
 
 # %%
 measurable = measured.reason == ""
 if not measurable:
-    (out / "report.json").write_text(json.dumps({"reason": measured.reason}, indent=2))
+    write_json(out / "metrics.json", {"reason": measured.reason})
 display(Markdown(measured.reason or f"{len(measured.values):,} galaxies have a value."))
 
 # %% [markdown]
@@ -147,18 +146,20 @@ if measurable:
 #
 # Count what the identifier found, and let the sky check it: the nearest row within the radius
 # should be the same one. Where it is another, the galaxy was observed more than once. Pairs that
-# are ambiguous on the sky are left out. (The paper keeps 11,291 of 11,718 galaxies.)
+# are ambiguous on the sky are left out.
 
 # %%
 if measurable:
     measured.match.to_csv(out / "match.csv", index=False)
     display(measured.match)
+display(Markdown(f"The paper keeps {paper.MATCHED_SIZE:,} of {paper.SAMPLE_SIZE:,} galaxies."))
 
 # %% [markdown]
 # ### 2.5 Sort the galaxies into classes
 #
-# Take the class from the volunteers' label and from each model, for every galaxy with an image,
-# whether the model was trained on it or not, as the paper does. Classes 4 and 5+ are merged.
+# Take the class from the volunteers' label and from each model. Classes 4 and 5+ are merged. As
+# the paper does, section 3 takes every galaxy with an image, whether the model was trained on it or
+# not.
 
 # %%
 by_source = {}
@@ -169,6 +170,19 @@ if measurable:
     predictions = {run.settings["role"]: run.predictions for run in runs}
     by_source = groups.classified(measured.values, predictions)
     display(groups.size_table(by_source))
+
+# %% [markdown]
+# ### 2.6 Keep the galaxies that a model has not learnt
+#
+# A model repeats the labels of the galaxies it was trained on, and what it makes of them says
+# little about others. Sections 4 and 5 therefore take for each model only galaxies it was not
+# trained on, and all of them for the labels. (The validation galaxies stay: they have chosen the
+# epoch, but not the weights.) Rare classes have lost the larger part to the training.
+
+# %%
+unseen = groups.unseen(by_source)
+if unseen:
+    display(groups.size_table(unseen))
 
 # %% [markdown]
 # ## 3 As published
@@ -220,25 +234,26 @@ display(printed)
 #
 # Compare each class with the *whole* sample, which contains it, by the two-sample
 # Kolmogorov-Smirnov test and by Student's t with two-sided p-values, as printed. The paper's numbers
-# stand beside ours; they are of stellar masses, whatever the property here.
+# stand beside ours if the property is the stellar mass.
 
 # %%
+masses = property == "stellar_mass"
 if by_source:
     ours = published.published_table(by_source)
     ours.to_csv(out / "published.csv", index=False)
-    display(published.beside_paper(ours, printed).round(4))
+    display((published.beside_paper(ours, printed) if masses else ours).round(4))
 
 # %% [markdown]
 # ### 3.5 Read the printed numbers again
 #
 # Turn the printed t, class against whole, into the shift of the class against the rest, in units of
 # the spread of the sample. The whole contains the class, so the printed t is too small, most of
-# all for m = 2, which is nine tenths of it. One analysis of variance per source then asks all
-# classes at once.
+# all for the largest class. One analysis of variance per source then asks all classes at once.
 
 # %%
 implied = published.implied_table(table_4, paper.MATCHED_SIZE)
-display(implied.round(3))
+share = table_4["n"] / paper.MATCHED_SIZE
+display(implied.round(3), Markdown(f"By label, m = 2 is {share['label', '2']:.0%} of the whole."))
 
 # %% [markdown]
 # ### 3.6 Look at two-armed galaxies that a model calls otherwise
@@ -264,8 +279,8 @@ if "V2M" in by_source:
 # Kruskal-Wallis for the ranks.
 
 # %%
-if by_source:
-    overall = statistics.overall_table(by_source)
+if unseen:
+    overall = statistics.overall_table(unseen)
     display(overall)
 
 # %% [markdown]
@@ -276,9 +291,9 @@ if by_source:
 # Kolmogorov-Smirnov, Anderson-Darling and Mann-Whitney, with Holm's correction over the classes.
 
 # %%
-if by_source:
+if unseen:
     options = dict(n_resamples=n_resamples, n_permutations=n_permutations)
-    sound = statistics.sound_table(by_source, seed=seed, **options)
+    sound = statistics.sound_table(unseen, seed=seed, **options)
     sound.to_csv(out / "sound.csv", index=False)
     display(sound[statistics.EFFECT_COLUMNS].round(3))
 
@@ -287,7 +302,7 @@ if by_source:
 # class has the higher or the lower mean. Columns that end with `holm` are corrected.
 
 # %%
-if by_source:
+if unseen:
     display(sound[statistics.P_COLUMNS].round(4))
 
 # %% [markdown]
@@ -295,24 +310,25 @@ if by_source:
 #
 # In a flux-limited sample distant galaxies are more massive, and their arms are harder to see.
 # Compare each galaxy with one that is alike in these respects. `_before` and `_after` say how far
-# the two groups are apart, in standard deviations.
+# the two groups are apart, in standard deviations. The two galaxies of a pair are not independent:
+# the interval of the shift comes from a bootstrap over pairs, and the test is the paired t.
 
 # %%
 matched = pd.DataFrame()
-if by_source:
-    used = statistics.covariates(by_source["label"], match_on, property)
+if unseen:
+    used = statistics.covariates(unseen["label"], match_on, property)
     display(Markdown(f"Matched in: {', '.join(used) or 'nothing, the survey has no such column'}."))
 
 # %% [markdown]
 # Make the comparison and show it.
 
 # %%
-if by_source and used:
-    matched = statistics.matched_table(by_source, used, caliper=caliper, seed=seed, **options)
+if unseen and used:
+    matched = statistics.matched_table(unseen, used, caliper=caliper, seed=seed, **options)
     matched.to_csv(out / "matched.csv", index=False)
     balance = matched.filter(regex="_before$|_after$").columns
     display(
-        matched[[*statistics.EFFECT_COLUMNS[:7], "welch_p_holm", "unmatched", *balance]].round(3)
+        matched[[*statistics.EFFECT_COLUMNS[:7], "paired_p_holm", "unmatched", *balance]].round(3)
     )
 
 # %% [markdown]
@@ -324,8 +340,8 @@ if by_source and used:
 
 # %%
 drawn = pd.DataFrame()
-if by_source:
-    drawn = dilution.drawn_table(by_source, n_draws=n_resamples, seed=seed)
+if unseen:
+    drawn = dilution.drawn_table(unseen, n_draws=n_resamples, seed=seed)
     drawn.to_csv(out / "drawn.csv", index=False)
     display(drawn.round(3))
 
@@ -337,8 +353,8 @@ if by_source:
 # the strictest step of Holm's correction over all classes.
 
 # %%
-if by_source:
-    power = statistics.power_table(by_source, table_4["n"])
+if unseen:
+    power = statistics.power_table(unseen, table_4["n"])
     power.to_csv(out / "power.csv", index=False)
     display(power.round(3))
 
@@ -349,7 +365,7 @@ if by_source:
 # inside the grey band says only that the sample was too small.
 
 # %%
-if by_source:
+if unseen:
     estimates = statistics.estimates({"direct": sound, "matched": matched, "classes drawn": drawn})
     style.show(
         figures.shifts(estimates, measured.shift_unit, power[power["sizes"] == "label"]),
@@ -365,42 +381,58 @@ if by_source:
 #
 # The paper explains the missing shifts of the predictions by misclassification. Test that: if
 # errors do not depend on the property, a predicted class is a mixture of the labels' classes, and
-# the confusion matrix gives the shift that is left. `excess` is observed minus expected.
+# the confusion matrix gives the shift that is left. `excess` is observed minus expected. An interval
+# that holds zero is consistent with dilution alone, and proves nothing more.
+
+# %%
+if unseen:
+    excess = [*dilution.SHIFT_COLUMNS, "excess", "excess_low", "excess_high"]
+    diluted = dilution.dilution_table(unseen, n_resamples=n_resamples, seed=seed)
+    diluted.to_csv(out / "dilution.csv", index=False)
+    display(diluted[excess].round(3))
+
+# %% [markdown]
+# For comparison, the same with the galaxies that the models were trained on, as in section 3. A
+# model that has learnt their labels has purer classes there, and dilutes their shifts less.
 
 # %%
 if by_source:
-    diluted = dilution.dilution_table(by_source, n_resamples=n_resamples, seed=seed)
-    diluted.to_csv(out / "dilution.csv", index=False)
-    display(diluted[[*dilution.SHIFT_COLUMNS, "excess", "excess_low", "excess_high"]].round(3))
+    diluted_all = dilution.dilution_table(by_source, n_resamples=n_resamples, seed=seed)
+    diluted_all.to_csv(out / "dilution_all.csv", index=False)
+    display(diluted_all[excess].round(3))
 
 # %% [markdown]
-# Draw it. Dots on the diagonal are explained by misclassification; the crosses show the shift
-# before dilution.
+# Draw the former. Dots on the diagonal are what misclassification alone would leave; the crosses
+# show the shift before dilution.
 
 # %%
-if by_source and len(diluted):
+if unseen and len(diluted):
     style.show(
         figures.dilution(diluted, measured.shift_unit),
         out / "dilution.png",
         "Observed shift of each predicted class against the shift that the confusion matrix "
-        "predicts (dots, with 95 % intervals), and against the labels' own shift (crosses).",
+        "predicts (dots, with 95 % intervals), and against the labels' own shift (crosses), for "
+        "galaxies that the model was not trained on.",
     )
 
 # %% [markdown]
 # ### 5.2 Hold it against the truth
 #
-# A simulated survey has shifts of the mass built in by true arm number. Compare what the true classes, the
-# labels and the predictions show with what was built in, given the true classes of their galaxies.
-# A real survey has no such table.
+# A simulated survey has shifts of the mass built in by true arm number. Its mass also grows with
+# redshift, and classes are not seen equally far. Compare what the true classes, the labels and the
+# predictions show with the sum of both parts, given the galaxies in them: `deviation` is what the
+# scatter of the masses must explain, and `z` the same in standard errors. A real survey has no such
+# table.
 
 # %%
 truth_file = folder / "truth.parquet"
 truth = pd.DataFrame()
-if by_source and property == "stellar_mass" and truth_file.is_file():
-    true_class = pd.read_parquet(truth_file).set_index("galaxy_id")["arm_class"]
-    truth = dilution.truth_test(by_source, true_class, mock.MASS_SHIFT, n_resamples, seed)
+if unseen and masses and truth_file.is_file():
+    true = pd.read_parquet(truth_file).set_index("galaxy_id")
+    parts = MASS_SHIFT, mass_at_redshift(true["redshift"])
+    truth = dilution.truth_test(unseen, true["arm_class"], *parts, n_resamples, seed)
     truth.to_csv(out / "truth.csv", index=False)
-    display(truth[[*dilution.SHIFT_COLUMNS, "built_in_shift", "recovered"]].round(3))
+    display(truth[dilution.TRUTH_COLUMNS].round(3))
 
 # %% [markdown]
 # ### 5.3 Join by row position, on purpose
@@ -411,25 +443,26 @@ if by_source and property == "stellar_mass" and truth_file.is_file():
 
 # %%
 position = pd.DataFrame()
-if by_source and len(measured.masses) and "specobjid" in sample:
-    position = dilution.position_table(sample, measured.masses, by_source, n_resamples, seed)
+if unseen and catalogue.shared_key(sample, measured.masses):
+    position = dilution.position_table(sample, measured.masses, unseen, n_resamples, seed)
     position.to_csv(out / "position.csv", index=False)
     display(position.round(3))
 
 # %% [markdown]
 # ## 6 What the data say
 #
-# Write the main numbers down and state them in words, beside the paper's and those of Hart et al.
-# (2016, arXiv:1607.01019), who find that all arm numbers occupy similar ranges of stellar mass.
+# Write the main numbers down and state them in words. Stellar masses are set beside the paper's and
+# those of Hart et al. (2016, arXiv:1607.01019), who find that all arm numbers occupy similar ranges.
 
 # %%
-if by_source:
-    numbers = report.summary(sound, matched, diluted, truth, position, implied, overall)
-    (out / "report.json").write_text(json.dumps({"property": property} | numbers, indent=2))
+if unseen:
+    tables = sound, matched, diluted, truth, position, implied, overall, power
+    numbers = report.summary(*tables, property)
+    write_json(out / "metrics.json", {"property": property} | numbers)
     text = report.words(numbers, measured.shift_unit, measured.values["value"].std())
 
 # %% [markdown]
 # Read the result.
 
 # %%
-display(Markdown("\n\n".join(text) if by_source else measured.reason))
+display(Markdown("\n\n".join(text) if unseen else measured.reason))

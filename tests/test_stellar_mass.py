@@ -17,12 +17,13 @@ from PIL import Image
 from scipy import stats
 
 from lib import paper, selection
+from lib import report as run_report
 from lib.figures import mass as figures
 from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError, probability_columns
 from lib.stellar_mass import catalogue, dilution, groups, published, report, statistics
 from lib.surveys import open_survey
 from lib.surveys.mock import MASS_SHIFT
-from lib.surveys.mock.survey import _write_tables, draw_truth
+from lib.surveys.mock.survey import _write_tables, draw_truth, mass_at_redshift
 
 FIRST = 1802674929645152256  # 19 digits, beyond what a float can hold
 CLASSES = groups.CLASSES
@@ -286,6 +287,36 @@ def test_cross_check_sees_a_repeated_observation(tmp_path):
     assert match["with a value"] == 2
 
 
+def test_catalogue_and_sample_share_only_the_photometric_identifier(tmp_path):
+    path = tmp_path / "masses.csv"
+    lines = [f"{100 + i},{10 + i / 10}" for i in range(6) if i != 2]
+    path.write_text("\n".join(["dr7objid,logMstar", *lines]))
+    sample = sample_of(dr7objid=100 + np.arange(6))
+    measured = measure(tmp_path, sample, mass_files=[str(path)])
+    assert measured.values["galaxy_id"].tolist() == [0, 1, 3, 4, 5]
+    assert catalogue.shared_key(sample, measured.masses) == "dr7objid"
+    joined = catalogue.join_by_position(sample, measured.masses)
+    assert joined["value"].tolist() == pytest.approx(
+        [10, 10.1, 10.3, 10.4, 10.5, np.nan], nan_ok=True
+    )
+    assert joined["own"].tolist() == [True, True, False, False, False, False]
+    # An identifier without an entry is none.
+    empty = sample.assign(specobjid=pd.array([pd.NA] * 6, dtype="Int64"))
+    both = measured.masses.assign(specobjid=1)
+    assert catalogue.shared_key(empty, both) == "dr7objid"
+    with pytest.raises(InputError, match="sample has specobjid, ra, dec, the catalogue dr7objid"):
+        measure(tmp_path, sample.drop(columns="dr7objid"), mass_files=[str(path)])
+    assert catalogue.shared_key(sample, pd.DataFrame()) is None
+
+
+def test_catalogue_of_other_galaxies_gives_a_reason(tmp_path):
+    write_pair(tmp_path, rows())
+    far = sample_of(specobjid=pd.array(np.arange(1, 7), dtype="Int64"), ra=np.arange(6.0))
+    measured = measure(tmp_path, far)
+    assert "None of the 6 galaxies of survey gz2 has a trustworthy row" in measured.reason
+    assert measured.values.empty and measure(tmp_path, sample_of()).reason == ""
+
+
 def test_redshift_of_the_spectrum_fills_that_of_the_survey(tmp_path):
     write_pair(tmp_path, rows(2, Z=[0.05, 0.06]))
     measured = measure(tmp_path, sample_of(2, redshift=[0.01, np.nan]))
@@ -302,7 +333,11 @@ def test_survey_without_identifiers_has_no_masses(tmp_path):
 
 def test_any_numeric_column_can_be_compared(tmp_path):
     sample = sample_of(redshift=[0.1, np.nan, 0.3, 0.4, 0.5, 0.6], name=list("abcdef"))
+    sample["petror90_r"] = np.arange(6.0)
+    size = measure(tmp_path, sample, "petror90_r")
+    assert (size.unit, size.shift_unit) == ("petror90_r [arcsec]", "arcsec")
     measured = measure(tmp_path, sample, "redshift")
+    assert (measured.unit, measured.shift_unit) == ("redshift", "units of redshift")
     assert measured.values["value"].tolist() == [0.1, 0.3, 0.4, 0.5, 0.6]
     for wrong in ("name", "colour"):
         with pytest.raises(InputError, match=f"{wrong}.*numeric column.*redshift"):
@@ -370,6 +405,8 @@ def test_compare_agrees_with_scipy_and_by_hand():
     steps = np.sort(np.concatenate([a, b]))
     distance = [np.mean(a <= x) - np.mean(b <= x) for x in steps]
     assert result["ks_d"] == pytest.approx(np.abs(distance).max())
+    assert result["ks_p"] == stats.ks_2samp(a, b).pvalue
+    assert result["mw_p"] == stats.mannwhitneyu(a, b, alternative="two-sided").pvalue
     u = sum(np.sum(x > b) + np.sum(x == b) / 2 for x in a)
     assert result["mw_u"] == pytest.approx(u)
     assert result["delta"] == pytest.approx(2 * u / (60 * 250) - 1)
@@ -380,6 +417,14 @@ def test_compare_agrees_with_scipy_and_by_hand():
     assert result["shift_low"] < result["shift"] < result["shift_high"]
     width = (result["shift_high"] - result["shift_low"]) / 2
     assert width == pytest.approx(1.96 * error, rel=0.15)
+
+
+def test_one_sided_p_value_does_not_underflow():
+    rng = np.random.default_rng(16)
+    a, b = rng.normal(0, 1, 400), rng.normal(3, 1, 400)
+    result = statistics.compare(a, b, n_resamples=10, n_permutations=9)
+    assert result["welch_p_lower"] == pytest.approx(result["welch_p"] / 2)
+    assert 0 < result["welch_p_lower"] < 1e-100 and result["welch_p_higher"] == 1
 
 
 def test_permutations_give_anderson_darling_a_uniform_p_value_under_the_null():
@@ -501,6 +546,38 @@ def test_matching_removes_a_shift_that_redshift_makes():
     assert abs(matched["redshift_after"]) < 0.02 < 0.3 < matched["redshift_before"]
 
 
+def test_pairs_are_compared_by_their_differences():
+    rng = np.random.default_rng(17)
+    common = rng.normal(0, 1, 80)
+    a, b = common + rng.normal(0.1, 0.2, 80), common + rng.normal(0, 0.2, 80)
+    result = statistics.compare_pairs(a, b, n_resamples=500)
+    difference = a - b
+    error = difference.std(ddof=1) / np.sqrt(80)
+    assert result["shift"] == pytest.approx(difference.mean())
+    assert result["paired_t"] == pytest.approx(difference.mean() / error)
+    assert result["paired_p"] == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+    width = (result["shift_high"] - result["shift_low"]) / 2
+    assert width == pytest.approx(1.96 * error, rel=0.15)
+    low, high = statistics.bootstrap_interval(a, b, statistics.mean_difference, 500)
+    assert high - low > 3 * 2 * width, "as independent samples the pairs' common part is noise"
+    assert statistics.compare_pairs(a[:1], b[:1]) == {}
+
+
+def test_matched_table_reports_the_pairs():
+    rng = np.random.default_rng(18)
+    labels, z = rng.choice(["1", "2"], 600, p=[0.3, 0.7]), rng.normal(size=600)
+    values = z + rng.normal(0, 0.2, 600)
+    table = statistics.matched_tests(
+        values, labels, pd.DataFrame({"z": z}), n_resamples=50, n_permutations=9
+    ).set_index("label")
+    first, second = statistics.matched_pairs(labels == "1", z[:, None], seed=42)
+    assert table.loc["1", "paired_p"] == stats.ttest_rel(values[first], values[second]).pvalue
+    tested = table["paired_p"].notna()
+    assert tested.sum() == 2
+    holm = statistics.holm(table.loc[tested, "paired_p"])
+    assert table.loc[tested, "paired_p_holm"].tolist() == holm.tolist()
+
+
 def test_covariates_leave_out_what_is_not_there():
     table = pd.DataFrame({"redshift": [0.1, 0.2], "petror90_r": [np.nan, np.nan]})
     wanted = ["redshift", "petror90_r", "colour"]
@@ -571,6 +648,26 @@ def test_beside_paper_keeps_our_rows():
     assert both.loc[("label", "4+5+"), ("paper", "n")] == 54
     assert both.loc[("label", "1"), ("ours", "n")] == 10
     assert len(both) == len(CLASSES)
+
+
+# --- galaxies that a model has learnt -------------------------------------------------------------
+
+
+def test_models_are_judged_by_galaxies_they_have_not_learnt():
+    values = sample_of(4).assign(value=[1.0, 2, 3, 4], label=["1", "2", "5+", "?"])
+    predictions = pd.DataFrame(
+        {
+            "galaxy_id": [3, 2, 1, 0],
+            "split": ["test", "train", "unused", "validation"],
+            "predicted": ["?", "4", "1", "1"],
+        }
+    )
+    by_source = groups.classified(values, {"B0": predictions})
+    assert by_source["B0"]["galaxy_id"].tolist() == [0, 1, 2, 3]
+    unseen = groups.unseen(by_source | {"V2M": by_source["B0"].assign(split="train")})
+    assert list(unseen) == ["label", "B0"], "V2M has learnt them all"
+    assert unseen["label"]["galaxy_id"].tolist() == [0, 1, 2, 3]
+    assert unseen["B0"]["galaxy_id"].tolist() == [0, 1, 3]
 
 
 # --- wrong and uncertain classes ------------------------------------------------------------------
@@ -659,14 +756,18 @@ def test_dilution_tells_random_errors_from_those_that_go_with_the_property():
 
 def test_dilution_interval_covers_no_excess():
     rng = np.random.default_rng(14)
-    covered = 0
+    covered, excess, width = 0, [], []
     for i in range(60):
         labels = rng.choice(CLASSES, 300)
         values = rng.normal(0, 0.3, 300) + 0.3 * (labels == "1")
         predicted = random_errors(rng, labels, 0.4)
         row = dilution.predicted_dilution(values, labels, predicted, 200, seed=i).iloc[0]
         covered += row["excess_low"] <= 0 <= row["excess_high"]
+        excess.append(row["excess"])
+        width.append(row["excess_high"] - row["excess_low"])
     assert covered >= 51, "95 % of 60 is 57, with an error of 1.7"
+    # The spread of 60 repeats is known to 9 %.
+    assert np.mean(width) == pytest.approx(2 * 1.96 * np.std(excess, ddof=1), rel=0.25)
 
 
 def test_join_by_position_shifts_all_rows_after_the_first_gap():
@@ -684,23 +785,31 @@ def test_join_by_position_shifts_all_rows_after_the_first_gap():
 
 
 @pytest.fixture(scope="module")
-def mock_groups(tmp_path_factory):
-    """Catalogue of a simulated survey without images, and predictions with random errors."""
+def mock_folder(tmp_path_factory):
+    """Folder and sample of a simulated survey without images, predictions with random errors."""
     folder = tmp_path_factory.mktemp("mock")
     truth = draw_truth(3000, 7, spiral_fraction=0.9, arm_frequencies="enriched")
     _write_tables(folder, truth, 7)
     survey = open_survey("mock", folder)
     criteria = selection.make_criteria("paper-text", {"has_image": None})
     sample, _ = selection.select(survey.votes, criteria)
-    measured = catalogue.measure(sample, "stellar_mass", "mock", folder)
     rng = np.random.default_rng(15)
-    predictions = pd.DataFrame({"galaxy_id": sample["galaxy_id"]})
+    predictions = pd.DataFrame({"galaxy_id": sample["galaxy_id"], "split": "validation"})
     predictions["predicted"] = random_errors(rng, sample["label"].to_numpy(dtype=str), 0.5)
     predictions["predicted"] = predictions["predicted"].replace({"4+5+": "4"})
     shares = rng.dirichlet(np.ones(6), len(sample))
     predictions[probability_columns(ARM_CLASSES)] = shares
+    return folder, sample, predictions
+
+
+@pytest.fixture(scope="module")
+def mock_groups(mock_folder):
+    """The sample, its masses, the classes by label and by predictions, and the truth."""
+    folder, sample, predictions = mock_folder
+    measured = catalogue.measure(sample, "stellar_mass", "mock", folder)
     by_source = groups.classified(measured.values, {"B0": predictions})
-    return sample, measured, by_source, survey.truth.set_index("galaxy_id")
+    truth = pd.read_parquet(folder / "truth.parquet").set_index("galaxy_id")
+    return sample, measured, by_source, truth
 
 
 def test_masses_of_the_mock_are_those_of_the_truth(mock_groups):
@@ -711,24 +820,50 @@ def test_masses_of_the_mock_are_those_of_the_truth(mock_groups):
     assert len(measured.values) == (quality == "good").sum()
 
 
-def test_built_in_shifts_are_recovered_and_diluted(mock_groups):
+def test_built_in_shifts_are_diluted_in_the_predictions(mock_groups):
     _, _, by_source, truth = mock_groups
-    table = dilution.truth_test(by_source, truth["arm_class"], MASS_SHIFT, n_resamples=300)
+    by_redshift = mass_at_redshift(truth["redshift"])
+    table = dilution.truth_test(by_source, truth["arm_class"], MASS_SHIFT, by_redshift, 300)
     table = table.set_index(["source", "label"])
     for source, arm_class in itertools.product(("truth", "label", "B0"), ("1", "3")):
         row = table.loc[(source, arm_class)]
         sign = np.sign(MASS_SHIFT[arm_class])
-        assert sign * row["built_in_shift"] > 0
-        # Visibility selects in redshift, and mass goes with redshift: allow it 0.03 dex.
-        assert row["observed_shift_low"] - 0.03 < row["built_in_shift"]
-        assert row["observed_shift_high"] + 0.03 > row["built_in_shift"]
-        assert sign * row["observed_shift"] > 0
+        assert sign * row["class_part"] > 0 and sign * row["observed_shift"] > 0
+        assert row["deviation"] == pytest.approx(row["observed_shift"] - row["built_in_shift"])
     for arm_class in ("1", "3"):
         ratio = table["observed_shift"].unstack("source")[["B0", "label"]].loc[arm_class]
         assert abs(ratio["B0"]) < 0.8 * abs(ratio["label"])
         assert table.loc[("B0", arm_class), "expected_shift"] == pytest.approx(
             table.loc[("B0", arm_class), "observed_shift"], abs=0.06
         )
+
+
+def test_built_in_shifts_lie_in_their_intervals_as_often_as_they_should():
+    tests, without_redshift = [], []
+    for seed in range(30):
+        truth = draw_truth(600, seed, spiral_fraction=1, arm_frequencies="enriched")
+        truth = truth.set_index("galaxy_id")
+        rng = np.random.default_rng(seed)
+        table = truth.reset_index()[["galaxy_id"]].assign(
+            value=truth["log_mass"].to_numpy() + rng.normal(0, 0.05, len(truth)),
+            arm_class=groups.merge_labels(truth["arm_class"]),
+        )
+        # The arms of distant galaxies are hard to see.
+        unclear = rng.random(len(truth)) < truth["redshift"].rank(pct=True).to_numpy() ** 2
+        label = table.assign(arm_class=table["arm_class"].where(~unclear, "?"))
+        by_redshift = mass_at_redshift(truth["redshift"])
+        for found, part in ((tests, by_redshift), (without_redshift, 0 * by_redshift)):
+            found.append(
+                dilution.truth_test({"label": label}, truth["arm_class"], MASS_SHIFT, part, 2)
+            )
+    tests, without_redshift = pd.concat(tests), pd.concat(without_redshift)
+    assert len(tests) == 30 * 2 * len(CLASSES)
+    for source, rows in tests.groupby("source"):
+        # 150 intervals: 95 % with an error of 1.8 %.
+        assert 0.85 < rows["recovered"].mean() < 1, source
+        assert rows["z"].std() == pytest.approx(1, abs=0.2)
+    wrong = without_redshift[without_redshift["source"] == "label"]
+    assert wrong["recovered"].mean() < 0.8, "the classes differ in redshift here"
 
 
 def test_join_by_position_destroys_the_built_in_shifts(mock_groups):
@@ -748,13 +883,14 @@ def all_tables(sample, measured, by_source, truth):
     sound = statistics.sound_table(by_source, **options)
     matched = statistics.matched_table(by_source, ["redshift"], **options)
     diluted = dilution.dilution_table(by_source, n_resamples=50)
-    tested = dilution.truth_test(by_source, truth["arm_class"], MASS_SHIFT, 50)
+    by_redshift = mass_at_redshift(truth["redshift"])
+    tested = dilution.truth_test(by_source, truth["arm_class"], MASS_SHIFT, by_redshift, 50)
     position = dilution.position_table(sample, measured.masses, by_source, 50)
-    implied = published.implied_table(
-        paper.TABLE_4.rename(index={"4,5+": "4+5+"}), paper.MATCHED_SIZE
-    )
+    table_4 = paper.TABLE_4.rename(index={"4,5+": "4+5+"})
+    implied = published.implied_table(table_4, paper.MATCHED_SIZE)
     overall = statistics.overall_table(by_source)
-    return sound, matched, diluted, tested, position, implied, overall
+    power = statistics.power_table(by_source, table_4["n"])
+    return sound, matched, diluted, tested, position, implied, overall, power
 
 
 def test_report_states_the_numbers(mock_groups):
@@ -766,8 +902,74 @@ def test_report_states_the_numbers(mock_groups):
     assert numbers["label"]["different_by_position"] == []
     assert numbers["paper"]["anova_p"]["label"] == pytest.approx(0.17, abs=0.005)
     text = " ".join(report.words(numbers, "dex", 0.35))
-    assert f"{numbers['label']['shifts']['1'][0]:+.3f}" in text
+    shift = numbers["label"]["shifts"]["1"]["shift"]
+    assert f"m = 1 by {shift:+.3f}" in text
+    assert f"to {max(numbers['label']['detectable'].values()):.3f} dex" in text
+    assert f"to {max(numbers['paper']['detectable'].values()):.3f} dex" in text
+    missed = sum(not test["recovered"] for test in numbers["truth"]["truth"].values())
+    assert f"By the true classes: {missed} of 5 intervals (95 %) miss" in text
+    assert "0.25 would by chance" in text
     assert "Hart et al. (2016)" in text
+    flat = run_report.flatten(run_report.plain(numbers))
+    assert flat["label.shifts.1.shift"] == shift and "B0.truth.1.z" in flat
+
+
+def test_only_shifts_by_label_are_called_diluted():
+    # By label m = 1 and 3 have a shift; the predicted m = 3 has another than the mixture's.
+    diluted = pd.DataFrame(
+        {
+            "source": "B0",
+            "label": ["1", "2", "3"],
+            "reference_shift_low": [0.1, -0.1, -0.4],
+            "reference_shift_high": [0.3, 0.1, -0.2],
+            "excess": [0.0, 0.0, 0.2],
+            "excess_low": [-0.1, -0.1, 0.1],
+            "excess_high": [0.1, 0.1, 0.3],
+        }
+    )
+    none = pd.DataFrame()
+    shifts = dict(zip(["shift", "shift_low", "shift_high", "welch_p_holm"], [0.0, -1, 1, 1]))
+    sound = pd.DataFrame([{"source": s, "label": "1", **shifts} for s in ("label", "B0")])
+    overall = pd.DataFrame({"source": ["label", "B0"]})
+    power = pd.DataFrame({"sizes": ["label"], "label": ["1"], "all_classes": [0.2]})
+    numbers = report.summary(sound, none, diluted, none, none, none, overall, power, "sfr")
+    assert (numbers["B0"]["consistent"], numbers["B0"]["inconsistent"]) == (["1"], ["3"])
+    text = " ".join(report.words(numbers, "dex", 0.35))
+    assert "is consistent with m = 1, not with m = 3." in text and "explain" not in text
+
+
+@pytest.mark.parametrize("prop", ["redshift", "sfr", "petror90_r"])
+def test_another_property_is_not_set_beside_the_papers_masses(mock_folder, prop):
+    folder, sample, predictions = mock_folder
+    measured = catalogue.measure(sample, prop, "mock", folder)
+    by_source = groups.unseen(groups.classified(measured.values, {"B0": predictions}))
+    options = dict(n_resamples=50, n_permutations=19)
+    used = statistics.covariates(by_source["label"], ["redshift", "petror90_r"], prop)
+    assert prop not in used
+    position = pd.DataFrame()
+    if catalogue.shared_key(sample, measured.masses):
+        position = dilution.position_table(sample, measured.masses, by_source, 50)
+    assert bool(len(position)) == (prop == "sfr")
+    numbers = report.summary(
+        statistics.sound_table(by_source, **options),
+        statistics.matched_table(by_source, used, **options),
+        dilution.dilution_table(by_source, n_resamples=50),
+        pd.DataFrame(),
+        position,
+        published.implied_table(paper.TABLE_4, paper.MATCHED_SIZE),
+        statistics.overall_table(by_source),
+        statistics.power_table(by_source, paper.TABLE_4["n"]),
+        prop,
+    )
+    label = by_source["label"]
+    inside = label["arm_class"] == "1"
+    expected = label.loc[inside, "value"].mean() - label.loc[~inside, "value"].mean()
+    assert numbers["label"]["shifts"]["1"]["shift"] == pytest.approx(expected, abs=1e-6)
+    text = " ".join(report.words(numbers, measured.shift_unit, 0.35))
+    assert measured.shift_unit in text
+    for word in ("Hart", "paper", "stellar mass", "dex" if prop != "sfr" else "arcsec"):
+        assert word not in text
+    figures.histograms(by_source, measured.unit).canvas.draw()
 
 
 def test_empty_and_single_classes_do_not_break_the_tables(mock_groups):
@@ -830,5 +1032,5 @@ def test_notebook_stops_cleanly_without_masses(tmp_path):
         progress_bar=False,
         cwd=ROOT,
     )
-    report_file = tmp_path / "06_stellar_mass/report.json"
-    assert "challenge has no stellar masses" in json.loads(report_file.read_text())["reason"]
+    metrics = json.loads((tmp_path / "06_stellar_mass/metrics.json").read_text())
+    assert "challenge has no stellar masses" in metrics["reason"]

@@ -26,6 +26,13 @@ MISSING = -9999.0
 UNITS = {"stellar_mass": "log10(M* / Msun)", "sfr": "log10(SFR / (Msun / yr))"}
 """Properties that a mass catalogue gives, with their units."""
 
+COLUMN_UNITS = {
+    **dict.fromkeys(("petromag_g", "petromag_r", "petromag_i", "petromag_mr"), "mag"),
+    **dict.fromkeys(("petror50_r", "petror90_r"), "arcsec"),
+    **dict.fromkeys(("ra", "dec"), "deg"),
+}
+"""Columns of a survey with a unit; see `lib.surveys.gz2.PROPERTIES`."""
+
 _INFO_COLUMNS = {
     "ra": "RA",
     "dec": "DEC",
@@ -113,7 +120,9 @@ def measure(
         values = values[np.isfinite(values["value"])].reset_index(drop=True)
         counts = {"in the sample": len(sample), "with a value": len(values)}
         match = _counts("check", "galaxies", counts)
-        return Measured(values, prop, prop, nothing, match, nothing)
+        unit = COLUMN_UNITS.get(prop)
+        label = f"{prop} [{unit}]" if unit else prop
+        return Measured(values, label, unit or f"units of {prop}", nothing, match, nothing)
     if not _has_key(sample):
         reason = (
             f"Survey {survey} has no stellar masses: its galaxies carry neither a spectroscopic "
@@ -125,7 +134,15 @@ def measure(
     good, cuts = quality_cuts(raw, prop, need_sfr)
     matched, match = match_masses(sample, good, raw, radius)
     found = matched[matched["value"].notna()].reset_index(drop=True)
-    return Measured(found, UNITS[prop], "dex", cuts, match, good)
+    reason = (
+        ""
+        if len(found)
+        else (
+            f"None of the {len(sample):,} galaxies of survey {survey} has a trustworthy row in the "
+            "mass catalogue: is it that of another sky area or data release?"
+        )
+    )
+    return Measured(found, UNITS[prop], "dex", cuts, match, good, reason)
 
 
 def _numeric_columns(sample: pd.DataFrame) -> str:
@@ -133,10 +150,16 @@ def _numeric_columns(sample: pd.DataFrame) -> str:
 
 
 def _has_key(sample: pd.DataFrame) -> bool:
-    def usable(*columns: str) -> bool:
-        return all(c in sample and sample[c].notna().any() for c in columns)
+    return any(_filled(sample, c) for c in _IDS) or _filled(sample, "ra", "dec")
 
-    return any(usable(c) for c in _IDS) or usable("ra", "dec")
+
+def _filled(table: pd.DataFrame, *columns: str) -> bool:
+    return all(c in table and table[c].notna().any() for c in columns)
+
+
+def shared_key(sample: pd.DataFrame, masses: pd.DataFrame) -> str | None:
+    """Identifier that both tables have, ``specobjid`` before ``dr7objid``; None without one."""
+    return next((c for c in _IDS if _filled(sample, c) and c in masses), None)
 
 
 def _counts(what: str, unit: str, counts: dict[str, int]) -> pd.DataFrame:
@@ -338,11 +361,24 @@ def match_masses(
         has it, ``redshift`` of galaxies that had none; sorted as `sample`.
     report : DataFrame
         ``check``, ``galaxies``.
+
+    Raises
+    ------
+    InputError
+        If sample and catalogue share neither an identifier nor positions, identifiers were written
+        as floats, or the catalogue repeats one.
     """
     matched = sample.reset_index(drop=True).copy()
     row = np.full(len(matched), -1)
     known = np.zeros(len(matched), dtype=bool)
-    key = next((c for c in _IDS if c in matched and c in raw), None)
+    key = shared_key(matched, raw)
+    has_sky = {"ra", "dec"} <= set(matched.columns) and {"ra", "dec"} <= set(good.columns)
+    if key is None and not has_sky:
+        raise InputError(
+            "the mass catalogue cannot be matched: the sample has "
+            f"{_keys(matched)}, the catalogue {_keys(raw)}. Add one of the sample's to the "
+            "catalogue (with ra and dec in degrees the match is by position)."
+        )
     if key is not None:
         ids = _sample_ids(matched[key], key)
         _refuse_repeats(good[key], key)
@@ -353,7 +389,6 @@ def match_masses(
         "in the sample": len(matched),
         f"matched by {key or 'identifier'}": int(by_id.sum()),
     }
-    has_sky = {"ra", "dec"} <= set(matched.columns) and {"ra", "dec"} <= set(good.columns)
     if has_sky and len(good):
         row, found = _sky_match(matched, good, row, known, radius)
         counts |= found
@@ -366,6 +401,10 @@ def match_masses(
         known_z = matched.get("redshift", pd.Series(np.nan, index=matched.index))
         matched["redshift"] = known_z.fillna(pd.Series(_taken(good["z"], row)))
     return matched, _counts("check", "galaxies", counts)
+
+
+def _keys(table: pd.DataFrame) -> str:
+    return ", ".join(c for c in (*_IDS, "ra", "dec") if _filled(table, c)) or "no key at all"
 
 
 def _taken(column: pd.Series, row: np.ndarray) -> np.ndarray:
@@ -434,23 +473,25 @@ def join_by_position(sample: pd.DataFrame, masses: pd.DataFrame) -> pd.DataFrame
     Parameters
     ----------
     sample : DataFrame
-        ``galaxy_id`` and ``specobjid``, one row per galaxy.
+        ``galaxy_id`` and an identifier, one row per galaxy.
     masses : DataFrame
-        ``specobjid``, ``value``: catalogue rows left after the quality cuts.
+        The same identifier (see `shared_key`) and ``value``: catalogue rows left after the
+        quality cuts.
 
     Returns
     -------
     DataFrame
-        `sample` sorted by ``specobjid``, with ``value`` of the row beside it and ``own``, whether
+        `sample` sorted by the identifier, with ``value`` of the row beside it and ``own``, whether
         that is the galaxy's own.
     """
-    joined = sample.sort_values("specobjid", kind="stable", ignore_index=True)
-    ids = _sample_ids(joined["specobjid"], "specobjid")
-    ours = masses[np.isin(masses["specobjid"], ids)].sort_values("specobjid")
+    key = shared_key(sample, masses)
+    joined = sample.sort_values(key, kind="stable", ignore_index=True)
+    ids = _sample_ids(joined[key], key)
+    ours = masses[np.isin(masses[key], ids)].sort_values(key)
     # Padded by hand: a reindex would turn the identifiers into floats.
     n = min(len(ours), len(joined))
     beside = np.full(len(joined), -1)
-    beside[:n] = ours["specobjid"].to_numpy()[:n]
+    beside[:n] = ours[key].to_numpy()[:n]
     value = np.full(len(joined), np.nan)
     value[:n] = ours["value"].to_numpy()[:n]
     return joined.assign(value=value, own=beside == ids)

@@ -15,10 +15,16 @@ from lib.stellar_mass.catalogue import join_by_position
 from lib.stellar_mass.groups import CLASSES, MERGE, merge_probabilities, stack
 from lib.stellar_mass.statistics import bootstrap_interval, holm, mean_difference
 
+TRUTH_COLUMNS = [
+    *("source", "label", "n", "observed_shift", "class_part", "redshift_part", "built_in_shift"),
+    *("deviation", "deviation_low", "deviation_high", "z", "recovered"),
+]
+"""Columns of `truth_test` to show first."""
+
 SHIFT_COLUMNS = ["source", "label", "n", "purity", "reference_shift"] + [
     f"{name}_shift{end}" for name in ("expected", "observed") for end in ("", "_low", "_high")
 ]
-"""Columns of `dilution_table` and `truth_test` to show first."""
+"""Columns of `dilution_table` to show first."""
 
 
 def drawn_shifts(
@@ -173,11 +179,17 @@ def dilution_table(groups: dict[str, pd.DataFrame], **options) -> pd.DataFrame:
 def truth_test(
     groups: dict[str, pd.DataFrame],
     true_class: pd.Series,
-    built_in: dict[str, float],
+    by_class: dict[str, float],
+    by_redshift: pd.Series,
     n_resamples: int = 1000,
     seed: int = 42,
 ) -> pd.DataFrame:
     """Built-in shifts of a simulated survey, and what labels and predictions leave of them.
+
+    The simulation gives every galaxy a mean by true class and by redshift, and scatter at random.
+    Classes are not seen equally far, so that both parts shift them against each other. The
+    deviation of the observed shift from both is what the scatter must explain: it is the shift of
+    the galaxies' residuals, with Welch's interval.
 
     Parameters
     ----------
@@ -185,16 +197,19 @@ def truth_test(
         As `classified` gives them.
     true_class : Series
         True arm class by ``galaxy_id``; galaxies without arms are left out.
-    built_in : dict
+    by_class : dict
         Shift of the property that the simulation gave to each true class; 0 where not named.
+    by_redshift : Series
+        Mean of the property at the redshift of the galaxy, by ``galaxy_id``.
 
     Returns
     -------
     DataFrame
-        `predicted_dilution` of every source, and of the truth itself, with ``source`` and
-        ``built_in_shift``: the shift of the class against the rest from `built_in` alone, given
-        the true classes of the galaxies in it; ``recovered``, whether the interval of the
-        observed shift holds it.
+        `predicted_dilution` of every source, and of the truth itself, with ``source``;
+        ``class_part`` and ``redshift_part``, the shifts of the class against the rest that come
+        from `by_class` and `by_redshift`, given the galaxies in it; ``built_in_shift``, their sum;
+        ``deviation`` (observed minus built in) with ``_low`` and ``_high`` (95 %), ``z`` (in
+        standard errors) and ``recovered``, whether its interval holds zero.
     """
     tables = []
     truth = groups["label"].assign(arm_class=_merged_truth(groups["label"], true_class))
@@ -206,14 +221,42 @@ def truth_test(
         result = predicted_dilution(
             table["value"].to_numpy(), reference, labels, n_resamples, seed=seed
         )
-        raw = table["galaxy_id"].map(true_class).map(built_in).fillna(0.0).to_numpy(dtype=float)
-        result["built_in_shift"] = class_shifts(raw, labels)
-        result["recovered"] = result["built_in_shift"].between(
-            result["observed_shift_low"], result["observed_shift_high"]
-        )
+        ids = table["galaxy_id"]
+        parts = {
+            "class_part": ids.map(true_class).map(by_class).fillna(0.0),
+            "redshift_part": ids.map(by_redshift),
+        }
+        for name, part in parts.items():
+            result[name] = class_shifts(part.to_numpy(dtype=float), labels)
+        result["built_in_shift"] = result["class_part"] + result["redshift_part"]
+        residual = table["value"] - sum(parts.values())
+        result = result.join(_deviations(residual.to_numpy(dtype=float), labels))
         result.insert(0, "source", source)
         tables.append(result)
     return pd.concat(tables, ignore_index=True)
+
+
+def _deviations(residual: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Shift of the residuals of each class, with Welch's interval; NaN below two galaxies."""
+    rows = []
+    for arm_class in CLASSES:
+        a, b = residual[labels == arm_class], residual[labels != arm_class]
+        if min(len(a), len(b)) < 2:
+            rows.append({"recovered": False})
+            continue
+        welch = stats.ttest_ind(a, b, equal_var=False)
+        low, high = welch.confidence_interval(0.95)
+        rows.append(
+            {
+                "deviation": float(mean_difference(a, b)),
+                "deviation_low": low,
+                "deviation_high": high,
+                "z": welch.statistic,
+                "recovered": low <= 0 <= high,
+            }
+        )
+    columns = ["deviation", "deviation_low", "deviation_high", "z", "recovered"]
+    return pd.DataFrame(rows, columns=columns).astype({"recovered": bool})
 
 
 def _merged_truth(table: pd.DataFrame, true_class: pd.Series) -> np.ndarray:
@@ -233,7 +276,7 @@ def position_table(
     Parameters
     ----------
     sample : DataFrame
-        ``galaxy_id``, ``specobjid``: all galaxies, with or without a mass.
+        ``galaxy_id`` and an identifier: all galaxies, with or without a mass.
     masses : DataFrame
         Trustworthy rows of the catalogue, see `lib.stellar_mass.catalogue.Measured`.
     groups : dict

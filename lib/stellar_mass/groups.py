@@ -40,22 +40,41 @@ def classified(
     values : DataFrame
         ``galaxy_id``, ``value``, ``label``.
     predictions : dict
-        Role of a model -> ``galaxy_id``, ``predicted`` and the class probabilities.
+        Role of a model -> ``galaxy_id``, ``split``, ``predicted`` and the class probabilities.
 
     Returns
     -------
     dict of str to DataFrame
         "label" and the roles -> the rows of `values` that are classified, with ``arm_class``
-        (merged) and, for a model, its columns. Empty when there are no values.
+        (merged) and, for a model, its columns and the ``split`` of its training. Empty when there
+        are no values.
     """
     if values.empty:
         return {}
     groups = {"label": values.assign(arm_class=merge_labels(values["label"]))}
     for role, table in predictions.items():
-        columns = ["galaxy_id", "predicted", *(c for c in table if c.startswith("p_"))]
+        columns = ["galaxy_id", "split", "predicted", *(c for c in table if c.startswith("p_"))]
         joined = values.merge(table[columns], on="galaxy_id", validate="one_to_one")
         groups[role] = joined.assign(arm_class=merge_labels(joined["predicted"]))
     return groups
+
+
+def unseen(groups: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """For each model only the galaxies that it was not trained on; for the label all of them.
+
+    On its training galaxies a model repeats their labels, so that its classes look purer and its
+    shifts less diluted than those of galaxies it has not seen.
+
+    Parameters
+    ----------
+    groups : dict
+        As `classified` gives them.
+    """
+    kept = {
+        source: table[table["split"] != "train"] if "split" in table else table
+        for source, table in groups.items()
+    }
+    return {source: table.reset_index(drop=True) for source, table in kept.items() if len(table)}
 
 
 def merge_probabilities(table: pd.DataFrame, prefix: str) -> np.ndarray:

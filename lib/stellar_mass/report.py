@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from scipy import stats
 
 ALPHA = 0.05
 """Level of the tests, the paper's."""
@@ -18,22 +19,30 @@ def summary(
     position: pd.DataFrame,
     implied: pd.DataFrame,
     overall: pd.DataFrame,
+    power: pd.DataFrame,
+    prop: str = "stellar_mass",
 ) -> dict[str, dict]:
     """Main numbers of a run as plain types.
 
     Parameters
     ----------
-    sound, matched, diluted, truth, position, implied, overall : DataFrame
-        Tables of `lib.stellar_mass`, as notebook 06 makes them; all but `sound`, `implied` and
-        `overall` may be empty.
+    sound, matched, diluted, truth, position, implied, overall, power : DataFrame
+        Tables of `lib.stellar_mass`, as notebook 06 makes them; all but `sound`, `implied`,
+        `overall` and `power` may be empty.
+    prop : str
+        The property; only stellar masses are set beside the paper's.
 
     Returns
     -------
     dict
         Per source of classes: ``different`` and ``different_matched`` (classes whose mean differs
-        by Welch's t after Holm's correction), ``shifts`` (class -> shift, low, high), ``range``
-        (highest minus lowest shift); ``explained`` (predicted classes whose shift the confusion
-        matrix explains), ``recovered`` and ``own_share``, where known; and ``paper``.
+        after Holm's correction, by Welch's t and by the paired t), ``shifts`` (class -> ``shift``,
+        ``low``, ``high``), ``range`` (highest minus lowest shift), ``detectable`` (class -> shift
+        that Holm's strictest step finds four times out of five); ``consistent`` and
+        ``inconsistent`` (classes with a shift by label, whose predicted counterpart has the shift
+        that the confusion matrix leaves, or another), ``truth`` (class -> ``deviation`` from the
+        built-in shift, ``z``, ``recovered``) and ``own_share``, where known. For stellar masses
+        ``paper``, with the same kind of ``detectable``.
     """
     result = {}
     for source, rows in sound.groupby("source", sort=False):
@@ -41,34 +50,50 @@ def summary(
             "anova_p": _number(overall.set_index("source").get("anova_p", {}).get(source)),
             "different": _different(rows),
             "shifts": {
-                row.label: [_number(row.shift), _number(row.shift_low), _number(row.shift_high)]
+                row.label: {
+                    "shift": _number(row.shift),
+                    "low": _number(row.shift_low),
+                    "high": _number(row.shift_high),
+                }
                 for row in rows.itertuples()
                 if pd.notna(row.shift)
             },
             "range": _number(rows["shift"].max() - rows["shift"].min()),
+            "detectable": _detectable(power, source),
         }
         if len(matched):
-            entry["different_matched"] = _different(matched[matched["source"] == source])
+            entry["different_matched"] = _different(
+                matched[matched["source"] == source], "paired_p_holm"
+            )
         result[source] = entry
     for role, rows in diluted.groupby("source", sort=False):
-        known = rows[rows["excess"].notna()]
-        explained = known[(known["excess_low"] <= 0) & (known["excess_high"] >= 0)]
+        # Without a shift there is nothing to dilute.
+        shifted = (rows["reference_shift_low"] > 0) | (rows["reference_shift_high"] < 0)
+        known = rows[shifted & rows["excess"].notna()]
+        inside = (known["excess_low"] <= 0) & (known["excess_high"] >= 0)
         result[role] |= {
-            "explained": explained["label"].tolist(),
-            "unexplained": known["label"].drop(explained.index).tolist(),
+            "consistent": known.loc[inside, "label"].tolist(),
+            "inconsistent": known.loc[~inside, "label"].tolist(),
         }
     for source, rows in truth.groupby("source", sort=False) if len(truth) else ():
-        known = rows[rows["observed_shift"].notna()]
-        result.setdefault(source, {})["recovered"] = {
-            row.label: bool(row.recovered) for row in known.itertuples()
+        result.setdefault(source, {})["truth"] = {
+            row.label: {
+                "deviation": _number(row.deviation),
+                "z": _number(row.z),
+                "recovered": bool(row.recovered),
+            }
+            for row in rows[rows["deviation"].notna()].itertuples()
         }
     if len(position):
         by_position = position[position["join"] == "position"]
         for source, rows in by_position.groupby("source", sort=False):
             result[source]["own_share"] = _number(rows["own_share"].iloc[0])
             result[source]["different_by_position"] = _different(rows)
+    if prop != "stellar_mass":
+        return result
     label = implied[implied["source"] == "label"].set_index("label")
     result["paper"] = {
+        "detectable": _detectable(power, "paper: label"),
         "m1_shift_in_spreads": _number(label.loc["1", "shift"]),
         "m1_p": _number(label.loc["1", "p"]),
         "anova_p": {
@@ -85,7 +110,7 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
     Parameters
     ----------
     numbers : dict
-        From `summary`.
+        From `summary`; with ``paper``, the paper and Hart et al. (2016) are set beside them.
     unit : str
         Unit of the shifts.
     spread : float
@@ -106,29 +131,29 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
         line += "."
         if "different_matched" in entry:
             line += f" After matching: {_classes(entry['different_matched'])}."
-        if "explained" in entry:
-            line += (
-                " Misclassification of the labels explains the shifts of "
-                f"{_classes(entry['explained'])}"
-                + (f", not of {_classes(entry['unexplained'])}" if entry["unexplained"] else "")
-                + "."
-            )
-        if "recovered" in entry:
-            line += _recovered(entry["recovered"])
+        if "consistent" in entry:
+            line += _diluted(entry["consistent"], entry["inconsistent"])
+        if "truth" in entry:
+            line += _recovered(entry["truth"])
         if "own_share" in entry:
             line += (
                 f" Joined by row position only {entry['own_share']:.1%} of the galaxies have their "
                 f"own value, and {_classes(entry['different_by_position'])} would differ."
             )
         text.append(line)
-    if "recovered" in numbers.get("truth", {}):
-        text.append("By the true classes:" + _recovered(numbers["truth"]["recovered"]))
-    label, printed = numbers["label"], numbers["paper"]
+    if "truth" in numbers:
+        tested = numbers["truth"]["truth"]
+        text.append("By the true classes:" + _recovered(tested) + _chance(tested))
+    label = numbers["label"]
     if label["range"] is not None:
         text.append(
             f"The shifts of the labels' classes span {label['range']:.3f} {unit}, which is "
             f"{label['range'] / spread:.1f} standard deviations of the sample."
+            + _power(label["detectable"], unit, "classes of these sizes")
         )
+    if "paper" not in numbers:
+        return text
+    printed = numbers["paper"]
     text.append(
         "Hart et al. (2016) find that all arm numbers occupy similar ranges of stellar mass. The "
         f"paper reports a significant excess for m = 1 by label (its printed t gives a shift of "
@@ -137,6 +162,7 @@ def words(numbers: dict[str, dict], unit: str, spread: float) -> list[str]:
         "evidence of a difference: p = "
         + ", ".join(f"{p:.2f} ({_NAMES.get(s, s)})" for s, p in printed["anova_p"].items())
         + "."
+        + _power(printed["detectable"], unit, "the paper's label classes, with the spread here,")
     )
     return text
 
@@ -145,23 +171,58 @@ def _number(value) -> float | None:
     return None if value is None or pd.isna(value) else round(float(value), 6)
 
 
-def _different(rows: pd.DataFrame) -> list[str]:
-    if "welch_p_holm" not in rows:
-        return []
-    return rows.loc[rows["welch_p_holm"] < ALPHA, "label"].tolist()
+def _different(rows: pd.DataFrame, p: str = "welch_p_holm") -> list[str]:
+    return rows.loc[rows[p] < ALPHA, "label"].tolist() if p in rows else []
 
 
-def _interval(estimate: list[float]) -> str:
-    shift, low, high = estimate
-    return f"{shift:+.3f} ({low:+.3f} to {high:+.3f})"
+def _detectable(power: pd.DataFrame, sizes: str) -> dict[str, float]:
+    rows = power[(power["sizes"] == sizes) & power["all_classes"].notna()]
+    return {row.label: _number(row.all_classes) for row in rows.itertuples()}
+
+
+def _interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['shift']:+.3f} ({estimate['low']:+.3f} to {estimate['high']:+.3f})"
 
 
 def _classes(labels: list[str]) -> str:
     return "m = " + ", ".join(labels) if labels else "no class"
 
 
-def _recovered(recovered: dict[str, bool]) -> str:
-    yes = [c for c, ok in recovered.items() if ok]
-    no = [c for c, ok in recovered.items() if not ok]
-    text = f" The built-in shifts lie in the intervals of {_classes(yes)}"
-    return text + (f", not of {_classes(no)}." if no else ".")
+def _diluted(consistent: list[str], inconsistent: list[str]) -> str:
+    if not consistent + inconsistent:
+        return " No class has a shift by label that misclassification could dilute."
+    text = (
+        " Of the classes with a shift by label, dilution by misclassification alone is consistent "
+        f"with {_classes(consistent)}"
+    )
+    return text + (f", not with {_classes(inconsistent)}." if inconsistent else ".")
+
+
+def _recovered(tested: dict[str, dict]) -> str:
+    missed = {c: test["z"] for c, test in tested.items() if not test["recovered"]}
+    text = f" {len(missed)} of {len(tested)} intervals (95 %) miss the built-in shift"
+    if missed:
+        text += ": " + ", ".join(f"m = {c} by {z:+.1f} standard errors" for c, z in missed.items())
+    return text + f"; {ALPHA * len(tested):.2g} would by chance."
+
+
+def _chance(tested: dict[str, dict]) -> str:
+    missed = sum(not test["recovered"] for test in tested.values())
+    p = stats.binom.sf(missed - 1, len(tested), ALPHA)
+    return (
+        f" Independent intervals would miss as often or more in {p:.0%} of surveys. Labels and "
+        "predictions sort the same galaxies, so that a deviation comes back there."
+    )
+
+
+def _power(detectable: dict[str, float], unit: str, whose: str) -> str:
+    if not detectable:
+        return ""
+    (best, least), (worst, most) = (
+        choose(detectable.items(), key=lambda item: item[1]) for choose in (min, max)
+    )
+    return (
+        f" In {whose} a shift is found four times out of five, after the strictest step of Holm's "
+        f"correction, from {least:.3f} {unit} (m = {best}) to {most:.3f} {unit} (m = {worst}) on; "
+        "smaller ones would be missed more often."
+    )

@@ -38,6 +38,14 @@ MASS_DEFECTS = {"unmatched": 0.03, "unreliable": 0.015, "bad redshift": 0.01, "n
 and with a mass of -9999."""
 
 
+def mass_at_redshift(redshift: pd.Series) -> pd.Series:
+    """Mean log stellar mass at a redshift, before `MASS_SHIFT`; solar masses.
+
+    A flux-limited sample holds more massive galaxies farther out.
+    """
+    return 10.55 + 0.6 * np.log10(redshift / 0.06)
+
+
 def _spectrum_identifiers(table: pd.DataFrame) -> np.ndarray:
     """SDSS's specObjID: plate, fibre, date and reduction in the bits of an int64."""
     plate, fibre, mjd = (table[c].to_numpy(np.int64) for c in ("plate", "fibre", "mjd"))
@@ -61,8 +69,7 @@ def _identifiers(rng: np.random.Generator, n: int) -> pd.DataFrame:
 def _draw_masses(rng: np.random.Generator, truth: pd.DataFrame) -> None:
     """True stellar mass and star-formation rate (log10, solar units), in place."""
     n = len(truth)
-    # A flux-limited sample holds more massive galaxies farther out.
-    mass = 10.55 + 0.6 * np.log10(truth["redshift"] / 0.06) + rng.normal(0, MASS_SCATTER, n)
+    mass = mass_at_redshift(truth["redshift"]) + rng.normal(0, MASS_SCATTER, n)
     mass += np.where(truth["kind"] == "smooth", 0.15, 0.0)
     truth["log_mass"] = mass + truth["arm_class"].map(MASS_SHIFT).fillna(0.0)
     quiet = np.where(truth["kind"] == "smooth", -1.3, 0.0)
