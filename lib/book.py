@@ -8,6 +8,7 @@ embedded run, and pages about runs are made from the reports in ``docs/reports``
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 
-from lib import report
+from lib import rendering, report
 from lib.paths import project_root
 from lib.schema import InputError
 
@@ -66,7 +67,7 @@ def lay_out(source: Path) -> None:
         _write(source / page, _page(page, source))
     notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     for path in notebooks:
-        _write(source / "notebooks" / path.name, nbformat.writes(_with_alt(path)))
+        _write(source / "notebooks" / path.name, nbformat.writes(as_shown(path)))
     reports = sorted((root / REPORTS).glob("*.json"))
     for path in reports:
         text = as_page(json.loads(path.read_text()))
@@ -122,18 +123,57 @@ def _page(page: str, source: Path) -> str:
     return LINK.sub(lead, (root / page).read_text())
 
 
-def _with_alt(path: Path) -> nbformat.NotebookNode:
-    """A notebook whose figures' alternative texts are where the book's builder looks for them.
+def as_shown(path: Path) -> nbformat.NotebookNode:
+    """A notebook as the book shows it: each figure with its own text, and whose outputs they are.
 
-    `lib.figures.style.show` leaves them in the output; MyST-NB reads them from the cell.
+    `lib.figures.style.show` leaves a figure's alternative text in the output; MyST-NB reads one for
+    all figures of a cell. What follows a cell's first figure therefore goes into cells of its own,
+    whose code is not shown.
     """
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            for kind, facts in output.get("metadata", {}).items():
-                if kind.startswith("image/") and "alt" in facts:
-                    cell.metadata.setdefault("mystnb", {})["image"] = {"alt": facts["alt"]}
+    notebook.cells[0].source += "\n\n" + _origin(notebook)
+    notebook.cells = [part for cell in notebook.cells for part in _one_figure_each(cell)]
     return notebook
+
+
+def _origin(notebook: nbformat.NotebookNode) -> str:
+    """Which run a notebook's outputs are of, in a sentence; empty if it was run by hand."""
+    if not rendering.was_run(notebook):
+        return "*This notebook has not been run yet: no outputs are shown.*"
+    if rendering.ORIGIN not in notebook.metadata:
+        return ""
+    origin = notebook.metadata[rendering.ORIGIN]
+    commit = f" at commit {origin['commit'][:7]}" if origin["commit"] else ""
+    return f"*Outputs of profile `{origin['profile']}` ({origin['description']}){commit}.*"
+
+
+def _one_figure_each(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    if cell.cell_type != "code":
+        return [cell]
+    parts = [[]]
+    for output in cell.outputs:
+        if _alt(output) and any(map(_alt, parts[-1])):
+            parts.append([])
+        parts[-1].append(output)
+    cells = [cell]
+    for number, _ in enumerate(parts[1:], 1):
+        more = copy.deepcopy(cell)
+        more.id = f"{cell.id}-{number}"
+        more.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
+        cells.append(more)
+    for part, outputs in zip(cells, parts):
+        part.outputs = outputs
+        for alt in filter(None, map(_alt, outputs)):
+            part.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
+    return cells
+
+
+def _alt(output: nbformat.NotebookNode) -> str | None:
+    """Alternative text of an output's figure; None where it shows none."""
+    for kind, facts in output.get("metadata", {}).items():
+        if kind.startswith("image/") and "alt" in facts:
+            return facts["alt"]
+    return None
 
 
 def module_names() -> list[str]:

@@ -1,8 +1,9 @@
 """Turn executed notebooks of a run into the rendered ones that are read as documentation.
 
-``python -m lib.rendering --profile mock`` gives ``notebooks/NN_name.ipynb`` the outputs of the run;
-a notebook that the profile does not run is written without outputs. Code and words always come
-from the reviewed source, ``notebooks/NN_name.py``.
+``python -m lib.rendering --profile mock`` gives ``notebooks/NN_name.ipynb`` the outputs of the run.
+A notebook that the profile does not have is taken from a finished run of another one that has it;
+where there is none here, it keeps its outputs as long as its source has not changed. Code and words
+always come from the reviewed source, ``notebooks/NN_name.py``.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from lib import profiles
+from lib import profiles, receipts
 from lib.paths import atomic, project_root, resolve
 from lib.schema import InputError
+
+ORIGIN = "rendered_from"
+"""Key of a rendered notebook's metadata that names its run: profile, description, commit."""
 
 
 def render(source: Path, executed: Path | None) -> nbformat.NotebookNode:
@@ -64,6 +68,56 @@ def _without_root(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return output
 
 
+def render_from(profile: profiles.Profile, source: Path) -> nbformat.NotebookNode:
+    """A notebook's source with the outputs of the profile's run, or else of another profile's.
+
+    Its metadata says under `ORIGIN` whose outputs they are.
+
+    Raises
+    ------
+    InputError
+        If the profile has the step but has not finished it, or if the run that is taken is of
+        another version of the source.
+    """
+    step = source.stem
+    if step in profile.steps and not _executed(profile, step).is_file():
+        raise InputError(f"{_executed(profile, step)} is missing: make run PROFILE={profile.name}")
+    others = [other for other in map(profiles.load, profiles.names()) if step in other.steps]
+    for chosen in [profile] if step in profile.steps else others:
+        executed = _executed(chosen, step)
+        if executed.is_file():
+            notebook = render(source, executed)
+            notebook.metadata[ORIGIN] = {
+                "profile": chosen.name,
+                "description": chosen.description,
+                "commit": receipts.read(executed.parent)["git"]["commit"],
+            }
+            return notebook
+    return _as_kept(source)
+
+
+def _as_kept(source: Path) -> nbformat.NotebookNode:
+    """A notebook with the outputs that it has already; without any if its source has changed."""
+    kept = source.with_suffix(".ipynb")
+    try:
+        notebook = render(source, kept if kept.is_file() else None)
+    except InputError:
+        return render(source, None)
+    if kept.is_file() and ORIGIN in (metadata := nbformat.read(kept, as_version=4).metadata):
+        notebook.metadata[ORIGIN] = metadata[ORIGIN]
+    return notebook
+
+
+def was_run(notebook: nbformat.NotebookNode) -> bool:
+    """Whether every code cell of a notebook has been run."""
+    return all(c.execution_count is not None for c in notebook.cells if c.cell_type == "code")
+
+
+def _executed(profile: profiles.Profile, step: str) -> Path:
+    """Executed notebook of a step; it is there when the step has ended well."""
+    return resolve(profile.run_dir) / step / f"{step}.ipynb"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lib.rendering")
@@ -72,14 +126,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         profile = profiles.load(arguments.profile)
         for source in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
-            step = source.stem
-            executed = resolve(profile.run_dir) / step / f"{step}.ipynb"
-            if step in profile.steps and not executed.is_file():
-                raise InputError(f"{executed} is missing: make run PROFILE={profile.name}")
-            notebook = render(source, executed if step in profile.steps else None)
+            notebook = render_from(profile, source)
             with atomic(source.with_suffix(".ipynb")) as temporary:
                 nbformat.write(notebook, temporary)
-            print(f"rendered {step}")
+            origin = notebook.metadata.get(ORIGIN, {"profile": "(no run is here)"})
+            print(f"rendered {source.stem} from profile {origin['profile']}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
