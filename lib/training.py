@@ -36,6 +36,9 @@ PREDICTION_BATCH = 64
 BALANCES = ("none", "class weights", "balanced sampling", "focal loss")
 """What can be done about classes of unequal size, beside down-sampling them."""
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+"""What a training may compute in, as Keras names it; weights are kept in float32 always."""
+
 _DRAW = 2  # a stream of random numbers below one seed, beside those of `lib.images`
 
 
@@ -77,6 +80,15 @@ class Protocol:
         Of the initial weights, the order and the augmentation.
     deterministic : bool
         Use TensorFlow's deterministic operations.
+    precision : {"float32", "mixed_bfloat16", "mixed_float16"}
+        What forward and backward passes compute in (`lib.models.set_precision`), for GPUs that are
+        faster at it. The trained network predicts in float32 whatever it was trained in.
+    accumulate : int
+        Parts of a batch that are computed one after the other, their gradients added, where a
+        whole batch does not fit into memory. With `batch_norm` "train" each part has statistics
+        of its own; otherwise the step is that of the whole batch.
+    jit : bool
+        Compile the training step by XLA; only where there is a GPU.
     """
 
     name: str = "published"
@@ -92,9 +104,12 @@ class Protocol:
     view_seed: int | None = None
     seed: int = 42
     deterministic: bool = True
+    precision: str = "float32"
+    accumulate: int = 1
+    jit: bool = False
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "patience", "feature_views"):
+        for name in ("epochs", "batch_size", "patience", "feature_views", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} = {value}: it must be 1 or more")
@@ -110,6 +125,20 @@ class Protocol:
             raise InputError(f"focal_gamma = {self.focal_gamma}: it must be 0 or more")
         if self.seed < 0 or (self.view_seed is not None and self.view_seed < 0):
             raise InputError("seed and view_seed must be 0 or more")
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision = {self.precision!r}: choose one of {', '.join(PRECISIONS)}"
+            )
+        if self.precision != "float32" and self.feature_views is not None:
+            raise InputError(
+                f"precision = {self.precision!r} goes with feature_views = None: features that are "
+                "computed once are kept in float32"
+            )
+        if self.jit and not tf.config.list_physical_devices("GPU"):
+            raise InputError(
+                "jit = True, but TensorFlow sees no GPU here: on processors XLA makes a training 4 "
+                "to 12 times slower. Set jit = False."
+            )
 
     def transforms(self, rows: np.ndarray, cache: ImageCache, view: int | np.ndarray) -> np.ndarray:
         """Augmentation of some rows of the cache in one view, see `lib.images.transforms`.
@@ -394,6 +423,7 @@ def train(
     if protocol.deterministic:
         tf.config.experimental.enable_op_determinism()
     model, receipt = models.build(network, len(classes), protocol.seed)
+    models.set_precision(model, protocol.precision)
     settings = {
         **network.settings(),
         "protocol": protocol.name,
@@ -460,6 +490,9 @@ def train(
         _Checkpoint(Path(folder) / CHECKPOINT, settings),
         log,
     )
+    if protocol.precision != "float32":
+        models.set_precision(model, "float32")
+        forward = _forward_function(model)  # the graph of the other one computes as it was made
     probabilities = forward(plain(np.arange(len(rows))))
     history = pd.DataFrame(state.history)
     settings |= {
@@ -560,12 +593,16 @@ def _fit(
 ) -> _State:
     """Train a model and leave it with the weights of its best epoch."""
     optimizer = keras.optimizers.Adam(protocol.learning_rate)
+    if protocol.precision == "mixed_float16":  # small gradients are zero in its narrow range
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
     state = checkpoint.restore(variables)
     if state.history:
         log(f"going on after epoch {len(state.history)} of an earlier run")
-    step = _step_function(model, optimizer, loss, in_training)
+    step = _step_function(
+        model, optimizer, loss, in_training, accumulate=protocol.accumulate, jit=protocol.jit
+    )
     while not state.finished(protocol):
         start = time.perf_counter()
         epoch = len(state.history)
@@ -599,24 +636,61 @@ def _fit(
     return state
 
 
-def _step_function(model, optimizer, loss, in_training: bool) -> Callable:
-    """One step as a TensorFlow graph: (inputs, targets) -> mean loss and number right.
+def _step_function(
+    model, optimizer, loss, in_training: bool, *, accumulate: int = 1, jit: bool = False
+) -> Callable:
+    """One step by TensorFlow graphs: (inputs, targets) -> mean loss and number right.
 
     Steps are called from Python: a loop over the data inside the graph is set up anew by tf.data in
-    every epoch, which takes longer than an epoch of a small network.
+    every epoch, which takes longer than an epoch of a small network. So are the parts of a step,
+    since TensorFlow may run those of one graph at a time and keep the memory of all.
     """
+    variables = model.trainable_variables
+    batch = (_any_batch(model.input), _any_batch(model.output))
 
-    @tf.function(input_signature=(_any_batch(model.input), _any_batch(model.output)))
-    def step(inputs, targets):
+    def gradients(inputs, targets):
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=in_training)
             value = loss(targets, probabilities)
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(value, variables), variables)
+            scaled = optimizer.scale_loss(value)
         hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
-        return value, tf.reduce_sum(tf.cast(hits, tf.float32))
+        return value, tf.reduce_sum(tf.cast(hits, tf.float32)), tape.gradient(scaled, variables)
 
-    return step
+    @tf.function(input_signature=batch, jit_compile=jit)
+    def step(inputs, targets):
+        value, hits, slopes = gradients(inputs, targets)
+        optimizer.apply(slopes, variables)
+        return value, hits
+
+    if accumulate == 1:
+        return step
+    sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in variables]
+
+    @tf.function(input_signature=(*batch, tf.TensorSpec((), tf.float32)), jit_compile=jit)
+    def add(inputs, targets, share):
+        value, hits, slopes = gradients(inputs, targets)
+        for total, slope in zip(sums, slopes):
+            total.assign_add(share * slope)
+        return share * value, hits
+
+    @tf.function(jit_compile=jit)
+    def update():
+        optimizer.apply([total.read_value() for total in sums], variables)
+        for total in sums:
+            total.assign(tf.zeros_like(total))
+
+    def step_in_parts(inputs, targets):
+        n = len(targets)
+        ends = np.unique(np.linspace(0, n, accumulate + 1).round().astype(int))
+        results = [
+            add(inputs[start:end], targets[start:end], np.float32((end - start) / n))
+            for start, end in zip(ends[:-1], ends[1:])
+        ]
+        update()
+        values, hits = zip(*results)
+        return tf.add_n(values), tf.add_n(hits)
+
+    return step_in_parts
 
 
 def _run_epoch(step: Callable, data: tf.data.Dataset) -> tuple[float, float]:

@@ -78,6 +78,25 @@ def test_head_and_body_are_the_model_in_two_parts(b0):
     np.testing.assert_allclose(np.sum(model(pixels), axis=1), 1, rtol=1e-6)
 
 
+def test_half_precision_spares_the_pixels_and_the_probabilities(b0):
+    network = Network("B0", "EfficientNetB0", crop=32, colour="grey")
+    model, _ = models.build(network, n_classes=6, seed=42)
+    pixels = np.random.default_rng(1).uniform(0, 1, (3, 32, 32, 1)).astype(np.float32)
+    whole = model(pixels).numpy()
+    models.set_precision(model, "mixed_bfloat16")
+    computes = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert {w.dtype for w in model.trainable_weights} == {"float32"}
+    for name in ("undo_scale", "rescaling", "normalization", "features", "classes"):
+        assert computes.pop(next(n for n in computes if n.startswith(name))) == "float32"
+    del computes["pixels"]
+    assert set(computes.values()) <= {"bfloat16", "float32"}
+    assert computes["stem_conv"] == computes["block5a_dwconv"] == computes["dense"] == "bfloat16"
+    half = model(pixels).numpy()
+    assert half.dtype == np.float32 and 0 < np.abs(half - whole).max() < 0.02
+    models.set_precision(model, "float32")
+    np.testing.assert_array_equal(model(pixels), whole)
+
+
 def test_same_seed_same_weights(b0):
     model, receipt = b0
     network = Network("B0", "EfficientNetB0", crop=32, colour="grey", trainable="frozen")

@@ -198,6 +198,47 @@ def test_an_epoch_of_keras_fit_gives_the_same_weights(survey, tmp_path, balance)
     assert result.history["accuracy"][0] == pytest.approx(history["accuracy"][0], abs=1e-6)
 
 
+@pytest.mark.parametrize("n", [16, 11, 2])
+def test_parts_of_a_batch_add_up_to_its_step(n):
+    """By plain gradient descent, in which a step is the gradient; twice, from zero each time."""
+    rng = np.random.default_rng(n)
+    pixels = rng.uniform(0, 255, (n, CROP, CROP, 3)).astype(np.float32)
+    targets = np.eye(3, dtype=np.float32)[rng.integers(0, 3, n)]
+    weights, results = [], []
+    for accumulate in (1, 3):
+        model, _ = models.build(network(), 3, seed=1)
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build(model.trainable_variables)
+        loss = keras.losses.CategoricalCrossentropy()
+        step = training._step_function(model, optimizer, loss, False, accumulate=accumulate)
+        results.append([[float(x) for x in step(pixels, targets)] for _ in range(2)])
+        weights.append([w.numpy() for w in model.weights])
+    for whole, parts in zip(*weights):
+        np.testing.assert_allclose(parts, whole, atol=1e-6)
+    np.testing.assert_allclose(*results, rtol=1e-5)
+    assert results[0][0] != results[0][1]
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_a_network_that_predicts_in_float32(survey, tmp_path, precision):
+    result = run(survey, tmp_path, epochs=12, batch_size=4, precision=precision)
+    assert result.validation_probabilities.dtype == np.float32
+    assert all(w.dtype == "float32" and np.isfinite(w.numpy()).all() for w in result.model.weights)
+    table, columns = result.predictions, ["p_1", "p_2", "p_unclear"]
+    assert (table["predicted"] == table["label"]).mean() > 0.8
+    # Of 8 or 11 significant bits in training, and 24 afterwards.
+    best = result.validation_probabilities[result.settings["best_epoch"] - 1]
+    plain = table.loc[table["split"] == "validation", columns].to_numpy()
+    assert 1e-6 < np.abs(best - plain).max() < 0.05
+    assert plain.dtype == np.float32
+    folder = tmp_path / "run"
+    folder.mkdir()
+    training.save_run(result, folder)
+    pixels = images.network_input(survey[1].arrays, "rgb", 1.0)
+    loaded = training.load_run(folder).model(pixels)
+    np.testing.assert_allclose(loaded, table[columns], atol=1e-5)
+
+
 def test_class_weights_are_those_of_scikit_learn():
     labels = np.repeat([0, 1, 2, 3], [115, 210, 19, 21])
     weights = training.class_weights(labels, 4)
@@ -335,8 +376,10 @@ def stop_after(epoch):
         ({}, {"batch_norm": "train", "balance": "class weights"}),
         (FROZEN, {"feature_views": 3}),
         (FROZEN, {"feature_views": 3, "balance": "balanced sampling"}),
+        ({}, {"precision": "mixed_bfloat16", "accumulate": 3}),
+        ({}, {"precision": "mixed_float16"}),
     ],
-    ids=["fine-tuned", "cached features", "balanced sampling"],
+    ids=["fine-tuned", "cached features", "balanced sampling", "bfloat16 in parts", "float16"],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(survey, tmp_path, net, change):
     net = network(**net)
@@ -510,11 +553,22 @@ def test_metrics_are_those_of_scikit_learn(survey, tmp_path):
         ({"balance": "up"}, "balance = 'up': choose one of none, class weights"),
         ({"focal_gamma": -1.0}, "focal_gamma = -1.0"),
         ({"seed": -1}, "seed"),
+        ({"accumulate": 0}, "accumulate = 0"),
+        ({"precision": "float64"}, "precision = 'float64': choose one of float32, mixed_bf"),
+        ({"precision": "mixed_bfloat16", "feature_views": 2}, "goes with feature_views = None"),
     ],
 )
 def test_impossible_protocols_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         Protocol(**change)
+
+
+def test_xla_is_refused_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(training.tf.config, "list_physical_devices", lambda kind: [])
+    with pytest.raises(InputError, match="jit = True, but TensorFlow sees no GPU here"):
+        Protocol(jit=True)
+    monkeypatch.setattr(training.tf.config, "list_physical_devices", lambda kind: [kind])
+    assert Protocol(jit=True).jit
 
 
 def test_what_cannot_be_trained_is_refused_before_training(survey, tmp_path):
