@@ -58,6 +58,7 @@ def test_folders_are_those_of_the_chain_and_of_each_training(built):
         metadata.check_kernel(described)
         assert described["id"] == f"somebody/{kernel.name}"
         assert described["machine_shape"] == "NvidiaTeslaT4" and described["enable_gpu"] is True
+        assert described["docker_image_pinning_type"] == "original"
         assert described["dataset_sources"] == ["somebody/spiral-arms-code"]
         notebook = nbformat.read(kernel / described["code_file"], as_version=4)
         nbformat.validate(notebook)

@@ -257,6 +257,23 @@ def test_download_resolves_the_revision_and_then_works_offline(server, name):
     assert len(server.asked) == before, "offline mode asks nobody"
 
 
+def test_the_name_of_the_weights_may_pin_the_revision(server, state, tmp_path):
+    save(tmp_path / "files", "efficientnet_b0", state)
+    for name in (hub.CONFIG, hub.WEIGHTS[0]):
+        server.files[name] = (tmp_path / "files" / name).read_bytes()
+    _, receipt = load(f"zoobot-hub@{COMMIT}", 3)
+    assert receipt["source"] == "zoobot-hub" and receipt["revision"] == COMMIT
+    assert set(server.asked) == {
+        f"/{hub.REPOSITORY}/resolve/{COMMIT}/{name}" for name in (hub.CONFIG, hub.WEIGHTS[0])
+    }
+
+
+@pytest.mark.parametrize("name", ["zoobot-hub@", "zoobot-hub@v1:folder", "imagenet@v1", "mock@v1"])
+def test_a_revision_is_only_for_the_hub(name):
+    with pytest.raises(InputError, match="only zoobot-hub@<revision>"):
+        weights.variant(name, "EfficientNetB0", channels=3)
+
+
 def test_offline_without_cache_names_the_files_and_where_to_put_them(server, monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError) as error:

@@ -138,6 +138,7 @@ def _kernels(
             "enable_gpu": True,
             "machine_shape": "NvidiaTeslaT4",
             "enable_internet": internet,
+            "docker_image_pinning_type": "original",  # versions of a kernel run in the same image
             "dataset_sources": datasets,
             "competition_sources": competitions,
             "kernel_sources": earlier,

@@ -7,6 +7,7 @@ A source of weights is named by one string:
 ``imagenet``                          Keras' own file for this backbone, downloaded once
 ``imagenet:<file>``                   the same file, already on disk
 ``zoobot-hub``                        `lib.weights.hub.REPOSITORY` on the Hugging Face hub
+``zoobot-hub@<revision>``             the same at a commit, tag or branch; a commit is fixed
 ``zoobot-hub:<folder>``               a folder with the hub's files, already on disk
 ``zoobot-checkpoint:<path>``          a TensorFlow checkpoint of Zoobot 0.0.x or 1.0.x
 ``mock``                              pre-trained on the mock survey, in ``data/weights``
@@ -80,9 +81,9 @@ def variant(
     InputError
         If the source is unknown, or the hub's configuration is out of reach or not understood.
     """
-    source, path = _parse(weights)
+    source, path, pinned = _parse(weights)
     if source == "zoobot-hub":
-        return hub.variant(hub.fetch(path, revision=revision, offline=offline))
+        return hub.variant(hub.fetch(path, revision=revision or pinned, offline=offline))
     if source == "imagenet":
         return imagenet.variant(architecture, channels)
     return PLAIN
@@ -109,7 +110,8 @@ def initialise(
         Channels of the images, 1 (grey) or 3. A grey backbone gets the stem's kernel summed over
         its input channels, which is what three equal channels would give.
     revision : str, optional
-        Branch, tag or full commit hash of the hub's repository; its ``main`` by default.
+        Branch, tag or full commit hash of the hub's repository; by default that in the name, or
+        else ``main``.
     sha256 : str, optional
         Hash the file must have; any other is refused.
     offline : bool, optional
@@ -128,7 +130,7 @@ def initialise(
         If the source is unknown, the file is missing, damaged, of another hash, or does not fit
         the backbone: the message lists the names and shapes that differ.
     """
-    source, path = _parse(weights)
+    source, path, pinned = _parse(weights)
     if backbone.input_shape[-1] != channels:
         raise InputError(
             f"channels = {channels}, but the backbone {backbone.name} takes images of "
@@ -141,7 +143,7 @@ def initialise(
         built_for = imagenet.variant_of(backbone)
         receipt = imagenet.load(backbone, path, sha256=sha256, offline=offline)
     elif source == "zoobot-hub":
-        files = hub.fetch(path, revision=revision, offline=offline)
+        files = hub.fetch(path, revision=revision or pinned, offline=offline)
         built_for = hub.variant(files)
         require_variant(backbone, built_for)
         receipt = hub.load(backbone, files, sha256=sha256)
@@ -154,9 +156,15 @@ def initialise(
     return {"source": source, "revision": None, **receipt, "variant": asdict(built_for)}
 
 
-def _parse(weights: str) -> tuple[str, str | None]:
-    """Split ``source:path`` and check that the source is known and the path given where needed."""
+def _parse(weights: str) -> tuple[str, str | None, str | None]:
+    """Split a name into source, path and the hub's revision; check what each source takes."""
     source, colon, path = weights.partition(":")
+    source, at, revision = source.partition("@")
+    if at and (source != "zoobot-hub" or colon or not revision):
+        raise InputError(
+            f"weights {weights!r}: only zoobot-hub@<revision> names a commit, tag or branch, and "
+            "without a path"
+        )
     if source not in _SOURCES:
         raise InputError(f"unknown weights {weights!r}: choose one of {', '.join(_SOURCES)}")
     if colon and (source not in _WITH_PATH or not path):
@@ -169,4 +177,4 @@ def _parse(weights: str) -> tuple[str, str | None]:
             "weights 'zoobot-checkpoint' needs the path of the checkpoint: write "
             "zoobot-checkpoint:<path>, the path without its ending .index"
         )
-    return source, str(resolve(path)) if path else None
+    return source, str(resolve(path)) if path else None, revision or None
