@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +15,9 @@ from tf_keras_vis.utils.scores import CategoricalScore
 
 from lib.explain import gallery, maps, pixels
 from lib.explain.maps import Explainer, MapSettings
+from lib.figures import explain as figures
+from lib.paths import project_root
+from lib.polar import PolarView
 from lib.schema import InputError
 
 SIZE = 32
@@ -121,14 +127,43 @@ def test_constant_model_gives_empty_maps(images):
         np.testing.assert_array_equal(pixels.energy(made), 0)
 
 
-@pytest.mark.parametrize("method", ["Grad-CAM++", "gradient", "integrated gradients", "occlusion"])
-def test_maps_rotate_with_the_image(method, images):
+class TurnedNoise(np.random.RandomState):
+    """Noise patterns (n, height, width, channels) after a quarter turn."""
+
+    def standard_normal(self, size):
+        return np.rot90(super().standard_normal(size), axes=(1, 2))
+
+
+@pytest.mark.parametrize("method", maps.METHODS)
+def test_maps_rotate_with_the_image(method, images, monkeypatch):
     explainer = Explainer(symmetric_model(), MapSettings(batch=8))
     targets = np.array([0, 1, 0])
     upright = explainer.maps(method, images, targets)
+    # SmoothGrad's noise has to turn with the image.
+    monkeypatch.setattr(np.random, "RandomState", TurnedNoise)
     turned = explainer.maps(method, np.rot90(images, axes=(1, 2)).copy(), targets)
     np.testing.assert_allclose(turned, np.rot90(upright, axes=(1, 2)), atol=1e-5)
     assert np.abs(turned - upright).max() > 1e-4
+
+
+@pytest.mark.parametrize("axis_ratio", [1.0, 0.5])
+@pytest.mark.parametrize("cell", [(2, 3), (5, 10), (6, 17), (4, 22)])
+def test_a_cell_of_a_polar_map_lies_on_the_sky_where_its_pixels_were(cell, axis_ratio):
+    view, angle = PolarView(rows=32, columns=96), np.radians(35)
+    y, x = np.mgrid[36:-36:-1, -36:36] - np.array([0.5, -0.5])[:, None, None]
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    image = 100 * np.exp(-np.hypot(u, v / axis_ratio) / 8)[None, ..., None].astype("float32")
+    view(image)
+    shape = view.shape(view.light(image))
+    one_hot = np.zeros((1, 8, 24), "float32")
+    one_hot[0][cell] = 1
+    sky = np.asarray(view.on_sky(one_hot, image))[0]
+    rows, columns = (slice(4 * k, 4 * k + 4) for k in cell)
+    expected = [np.asarray(part)[0, rows, columns].mean() for part in view.places(*shape)]
+    found = [(sky * part).sum() / sky.sum() for part in (x, y)]
+    # A cell is up to 13 pixels wide, and the sky has pixels of its own.
+    np.testing.assert_allclose(found, expected, atol=1.5)
+    assert np.hypot(*expected) > 4
 
 
 def test_smooth_grad_equals_tf_keras_vis(images):
@@ -182,25 +217,34 @@ def test_nan_maps_are_caught(method, images):
         Explainer(model).maps(method, images, np.zeros(3, int))
 
 
-def test_cache_is_read_back_and_keyed_by_weights_and_image(images, tmp_path, monkeypatch):
+def test_cache_is_read_back_and_keyed_by_code_weights_and_image(images, tmp_path, monkeypatch):
     explainer = Explainer(symmetric_model())
     ids, targets = [587722981742084144, 587722981742084145, 3], np.array([0, 1, 0])
-    first = maps.cached_maps(explainer, "gradient", images, targets, ids, tmp_path)
-    made = []
-    original = Explainer.maps
-    monkeypatch.setattr(
-        Explainer, "maps", lambda self, m, x, t: made.append(len(x)) or original(self, m, x, t)
-    )
-    again = maps.cached_maps(explainer, "gradient", images, targets, ids, tmp_path)
+    code = tmp_path / "code.py"
+    code.write_text("mistake = True")
+    monkeypatch.setattr(maps, "SOURCES", (code,))
+
+    def read_or_make(images):
+        return maps.cached_maps(explainer, "gradient", images, targets, ids, tmp_path)
+
+    first, made = read_or_make(images)
+    assert made == 3
+    np.testing.assert_array_equal(first, explainer.maps("gradient", images, targets))
+    again, made = read_or_make(images)
+    assert made == 0
     np.testing.assert_array_equal(first, again)
-    assert made == []
     changed = images.copy()
     changed[1] *= 0.5
-    maps.cached_maps(explainer, "gradient", changed, targets, ids, tmp_path)
-    assert made == [1]
+    assert read_or_make(changed)[1] == 1
+    code.write_text("mistake = False")
+    assert read_or_make(images)[1] == 3
     explainer.model.layers[-1].set_weights([np.ones((2, 2)), np.zeros(2)])
-    maps.cached_maps(explainer, "gradient", images, targets, ids, tmp_path)
-    assert made == [1, 3]
+    assert read_or_make(images)[1] == 3
+
+
+def test_cached_maps_rest_on_the_code_that_makes_them():
+    names = {Path(file).relative_to(project_root()).as_posix() for file in maps.SOURCES}
+    assert {"lib/explain/maps.py", "lib/polar.py"} <= names
 
 
 def test_feature_maps_are_the_layers_activations(images):
@@ -210,6 +254,12 @@ def test_feature_maps_are_the_layers_activations(images):
     np.testing.assert_allclose(made["top_activation"], expected, atol=1e-6)
     with pytest.raises(InputError, match="no layer 'block9'.*top_activation"):
         maps.feature_maps(model, images[0], ["block9"])
+
+
+def test_feature_tiles_take_the_colours_asked_for():
+    figure = figures.feature_tiles({"a": np.ones((4, 4, 4))}, [[2, 2]], "jet")
+    assert figure.axes[0].images[0].get_cmap().name == "jet"
+    plt.close(figure)
 
 
 def predictions() -> pd.DataFrame:

@@ -95,6 +95,25 @@ class Curves:
         )
         return table.assign(difference=table["insertion"] - table["deletion"])
 
+    def table(self) -> pd.DataFrame:
+        """All numbers in rows: galaxy (number), fraction, insertion, deletion."""
+        galaxies, points = self.insertion.shape
+        return pd.DataFrame(
+            {
+                "galaxy": np.repeat(np.arange(galaxies), points),
+                "fraction": np.tile(self.fraction, galaxies),
+                "insertion": self.insertion.ravel(),
+                "deletion": self.deletion.ravel(),
+            }
+        )
+
+    @classmethod
+    def of_table(cls, table: pd.DataFrame) -> Curves:
+        """Curves from what `table` gave."""
+        wide = table.pivot(index="galaxy", columns="fraction")
+        kinds = (wide[kind].to_numpy() for kind in ("insertion", "deletion"))
+        return cls(wide["insertion"].columns.to_numpy(), *kinds)
+
 
 def curves(
     probabilities: Callable[[np.ndarray], np.ndarray],

@@ -11,11 +11,10 @@ signed, in units of the logit.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -25,8 +24,11 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 
+from lib import polar
+from lib.explain import pixels
+from lib.explain.cache import code_hash, fingerprint, model_hash
 from lib.explain.pixels import sky_level
-from lib.models import LAST_CONVOLUTION, weights_hash
+from lib.models import LAST_CONVOLUTION
 from lib.paths import atomic
 from lib.polar import PolarView
 from lib.schema import InputError
@@ -360,6 +362,10 @@ METHODS: dict[str, Callable[[Explainer, np.ndarray, np.ndarray], np.ndarray]] = 
 """Name of each method, as tables and figures print it, and its function."""
 
 
+SOURCES = (__file__, pixels.__file__, polar.__file__)
+"""Code that decides what a map looks like; part of the key under which maps are cached."""
+
+
 def cached_maps(
     explainer: Explainer,
     method: str,
@@ -367,11 +373,12 @@ def cached_maps(
     targets: np.ndarray,
     galaxy_ids: np.ndarray,
     folder: str | Path,
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
     """Maps of one method, each made once and then read back.
 
-    A map's key holds the weights, the method with all its settings, the galaxy, the class explained
-    and the image's own values, so that a changed crop or a retrained model gives new maps.
+    A map's key holds the code, the weights, the method with all its settings, the galaxy, the class
+    explained and the image's own values, so that a changed crop or a retrained model gives new
+    maps.
 
     Parameters
     ----------
@@ -385,19 +392,20 @@ def cached_maps(
 
     Returns
     -------
-    ndarray, float32 (n, height, width)
+    maps : ndarray, float32 (n, height, width)
+    made : int
+        How many of them were not read back.
 
     Raises
     ------
     InputError
         As `Explainer.maps`.
     """
-    settings = {k: v for k, v in asdict(explainer.settings).items() if k != "batch"}
-    model = hashlib.sha256(f"{weights_hash(explainer.model)} {settings}".encode()).hexdigest()[:16]
-    home = Path(folder) / model / method.replace(" ", "-")
+    key = fingerprint(model_hash(explainer), code_hash(SOURCES))
+    home = Path(folder) / key / method.replace(" ", "-")
     images = np.asarray(images, "float32")
     files = [
-        home / f"{galaxy}-{target}-{hashlib.sha256(image.tobytes()).hexdigest()[:8]}.npy"
+        home / f"{galaxy}-{target}-{fingerprint(image)}.npy"
         for galaxy, target, image in zip(galaxy_ids, targets, images, strict=True)
     ]
     missing = [n for n, file in enumerate(files) if not file.exists()]
@@ -406,7 +414,7 @@ def cached_maps(
         for n, values in zip(missing, made, strict=True):
             with atomic(files[n]) as temporary:
                 np.save(temporary, values)
-    return np.stack([np.load(file) for file in files])
+    return np.stack([np.load(file) for file in files]), len(missing)
 
 
 def feature_maps(model: keras.Model, image: np.ndarray, layers: list[str]) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,18 @@ import pandas as pd
 from matplotlib import colormaps
 
 from lib import training
-from lib.explain.faithfulness import CONTROLS, control_maps
+from lib.explain import arms, faithfulness, localisation, maps, sanity
+from lib.explain.cache import code_hash, fingerprint, model_hash
+from lib.explain.faithfulness import CONTROLS, Curves, control_maps
 from lib.explain.maps import Explainer, MapSettings, cached_maps
 from lib.images import ImageCache, network_input, open_cache
-from lib.paths import resolve, step_folder
+from lib.paths import atomic, resolve, step_folder
 from lib.schema import InputError, probability_columns
+
+SOURCES = (
+    *maps.SOURCES, arms.__file__, faithfulness.__file__, localisation.__file__, sanity.__file__,
+)  # fmt: skip
+"""Code that decides what maps and their scores are; part of the key of what is cached."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Subject:
         The widest crops there are, in colour if possible.
     explainer : Explainer
     cache : Path
-        Folder of the maps made so far.
+        Folder of the maps, and of their scores, made so far.
     """
 
     name: str
@@ -73,6 +81,9 @@ class Subject:
         -------
         ndarray, float32 (n, crop, crop)
         """
+        return self._maps(method, table)[0]
+
+    def _maps(self, method: str, table: pd.DataFrame) -> tuple[np.ndarray, int]:
         ids = table["galaxy_id"]
         return cached_maps(
             self.explainer, method, self.inputs(ids), self.targets(table["predicted"]), ids,
@@ -94,18 +105,112 @@ class Subject:
         dict
             Method to ndarray (n, crop, crop).
         """
-        made = {}
+        found = {}
         for method in methods:
             start = time.perf_counter()
             if method in CONTROLS:
-                made[method] = control_maps(
-                    method, self.inputs(table["galaxy_id"]), self.explainer.settings.seed
-                )
+                seed = self.explainer.settings.seed
+                found[method] = control_maps(method, self.inputs(table["galaxy_id"]), seed)
+                made = len(table)
             else:
-                made[method] = self.maps(method, table)
-            seconds = time.perf_counter() - start
-            print(f"{self.name}: {method}, {len(table)} galaxies, {seconds:.1f} s", flush=True)
-        return made
+                found[method], made = self._maps(method, table)
+            self._tell(f"{method}, maps of {len(table)} galaxies", made, len(table), start)
+        return found
+
+    def _tell(self, what: str, made: int, total: int, start: float) -> None:
+        seconds = time.perf_counter() - start
+        print(
+            f"{self.name}: {what}: {made} made in {seconds:.1f} s, {total - made} from the cache",
+            flush=True,
+        )
+
+    def _kept(self, kind: str, parts: tuple, make: Callable[[], pd.DataFrame]) -> tuple:
+        """Table that `make` gives, made once and then read back, and whether it was made now."""
+        key = fingerprint(model_hash(self.explainer), code_hash(SOURCES), *parts)
+        file = self.cache / kind / f"{key}.parquet"
+        missing = not file.exists()
+        if missing:
+            with atomic(file) as temporary:
+                make().to_parquet(temporary)
+        return pd.read_parquet(file), missing
+
+    def curves(
+        self, by_map: dict[str, np.ndarray], table: pd.DataFrame, steps: int
+    ) -> dict[str, Curves]:
+        """Insertion and deletion curves of many maps, made once and then read back.
+
+        Parameters
+        ----------
+        by_map : dict
+            Name of the map to ndarray (n, crop, crop), as from `all_maps`.
+        table : DataFrame
+            n rows with galaxy_id and predicted.
+        steps : int
+            See `lib.explain.faithfulness.curves`.
+
+        Returns
+        -------
+        dict
+            Name of the map to its curves.
+        """
+        start, made = time.perf_counter(), 0
+        images, targets = self.inputs(table["galaxy_id"]), self.targets(table["predicted"])
+        found = {}
+        for name, values in by_map.items():
+            kept, missing = self._kept(
+                "curves",
+                (values, images, targets, steps),
+                lambda values=values: faithfulness.curves(
+                    self.explainer.probabilities, images, values, targets, steps
+                ).table(),
+            )
+            found[name] = Curves.of_table(kept)
+            made += missing
+        self._tell(f"insertion and deletion curves by {len(by_map)} maps", made, len(by_map), start)
+        return found
+
+    def sanity(
+        self,
+        by_map: dict[str, np.ndarray],
+        table: pd.DataFrame,
+        calibration_ids,
+        *,
+        depths: int,
+        seed: int,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Both sanity checks of many maps, made once and then read back.
+
+        Parameters
+        ----------
+        by_map, table
+            As for `curves`.
+        calibration_ids : sequence of int or str
+            Galaxies that BatchNorm statistics are recalibrated on.
+        depths, seed : int
+            See `lib.explain.sanity.cascade`.
+
+        Returns
+        -------
+        cascaded, swapped : DataFrame
+            From `lib.explain.sanity.cascade` and `lib.explain.sanity.other_class`.
+        """
+        start = time.perf_counter()
+        calibration = self.inputs(calibration_ids)
+        test = (
+            self.explainer, by_map, self.inputs(table["galaxy_id"]),
+            self.targets(table["predicted"]),
+        )  # fmt: skip
+        parts = (*by_map, *by_map.values(), *test[2:], seed)
+        cascaded, first = self._kept(
+            "cascade", (*parts, calibration, depths),
+            lambda: sanity.cascade(*test, calibration, depths=depths, seed=seed),
+        )  # fmt: skip
+        swapped, second = self._kept(
+            "other-class", parts,
+            lambda: sanity.other_class(*test, len(self.run.classes), seed),
+        )  # fmt: skip
+        self._tell(f"sanity checks of {len(table)} galaxies", first + second, 2, start)
+        return cascaded, swapped
 
     def reproduces(self, table: pd.DataFrame) -> float:
         """Largest difference between saved probabilities and those of the loaded model.
@@ -132,6 +237,8 @@ def check_parameters(
     feature_layers: list[str],
     feature_tiles: list[list[int]],
     colours: str,
+    arm_method: str,
+    has_truth: bool,
 ) -> None:
     """Refuse impossible parameters of notebook 05 before any work.
 
@@ -144,6 +251,10 @@ def check_parameters(
     feature_tiles : list of [rows, columns], one per layer
     colours : str
         Name of a matplotlib colour map.
+    arm_method : str
+        A method, or "" for the best one, which only a survey with truth can tell.
+    has_truth : bool
+        Whether the survey's truth is known.
 
     Raises
     ------
@@ -162,6 +273,11 @@ def check_parameters(
         )
     if colours not in colormaps:
         raise InputError(f"colours = {colours!r}: no such colour map; try cividis, viridis or jet")
+    if arm_method not in maps.METHODS and not (has_truth and arm_method == ""):
+        also = ', or "" for the one that finds the arms best' if has_truth else ""
+        raise InputError(
+            f"arm_method = {arm_method!r}: choose from {', '.join(maps.METHODS)}{also}"
+        )
 
 
 def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) -> Subject:

@@ -54,7 +54,7 @@ def overlay(
     axes.imshow(values, cmap=colours, alpha=0.72, vmin=low, vmax=max(high, low + 1e-12))
 
 
-def feature_tiles(features: dict, tiles: list) -> Figure:
+def feature_tiles(features: dict, tiles: list, colours: str = MAP_COLOURS) -> Figure:
     """Fig. 8: feature maps at several depths.
 
     Parameters
@@ -63,6 +63,8 @@ def feature_tiles(features: dict, tiles: list) -> Figure:
         Layer name to ndarray (rows, columns, channels), shallow layers first.
     tiles : list of (int, int)
         Rows and columns of tiles per layer; the first rows x columns channels are drawn.
+    colours : str
+        A matplotlib colour map.
     """
     figure, panels = plt.subplots(
         1, len(features), figsize=(style.WIDTH, style.WIDTH / len(features) * 0.72), squeeze=False
@@ -70,7 +72,7 @@ def feature_tiles(features: dict, tiles: list) -> Figure:
     for axes, (name, values), (rows, columns) in zip(
         panels[0], features.items(), tiles, strict=True
     ):
-        axes.imshow(mosaic(values, rows, columns), cmap=MAP_COLOURS, vmin=0, vmax=1)
+        axes.imshow(mosaic(values, rows, columns), cmap=colours, vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"{name}\n{values.shape[0]} x {values.shape[1]} px", fontsize=8)
         drawn = min(rows * columns, values.shape[2])
@@ -289,7 +291,7 @@ def cascade_lines(cascaded: pd.DataFrame, survives: float) -> Figure:
                 axes.axhline(survives, color="0.8", lw=0.8, zorder=0)
         panels[0, column].set_title(model)
         panels[1, column].set_xlabel("stages re-initialised")
-    panels[0, 0].set_ylabel("rank correlation")
+    panels[0, 0].set_ylabel("rank correlation along rings")
     panels[1, 0].set_ylabel("SSIM")
     panels[0, -1].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
