@@ -62,14 +62,12 @@ kaggle: $(READY)
 weights: $(READY)
 	$(MAKE) run PROFILE=weights
 
-# Give the notebooks the outputs of the embedded run.
+# Give the notebooks the outputs of the embedded run, and keep what finished runs have given: reports,
+# figures, README's table of results.
 docs: $(READY)
-	mkdir -p build
 	$(MAKE) run PROFILE=mock
 	$(BIN)/python -m lib.rendering --profile mock
-	$(BIN)/python -m lib.report runs/mock > build/report.txt
-	cp runs/mock/report.json docs/reports/mock.json
-	cp runs/mock/00_mock_survey/arm_classes.png figures/
+	$(BIN)/python -m lib.results
 
 # Print a run's scores beside the paper's and write its page.
 report: $(READY)

@@ -8,11 +8,13 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from lib import profiles, sweeps
+from lib import profiles, rendering, sweeps
 
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
-FEWEST = 8
+FEWEST = 13
+NOT_RUN_YET = {"11_pretrain_backbone", "12_beyond_the_paper"}
+"""Notebooks of profiles of their own, which wait for their run and `make docs`."""
 
 
 @pytest.fixture(params=SOURCES, ids=lambda p: p.stem)
@@ -89,8 +91,10 @@ def test_cells_are_short(source):
     assert lengths[len(lengths) // 2] <= 8
 
 
-def test_no_error_in_rendered_outputs(source):
+def test_rendered_notebooks_were_run_without_errors(source):
     rendered = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    was_run = rendering.was_run(rendered)
+    assert was_run != (source.stem in NOT_RUN_YET), "run make docs, or correct NOT_RUN_YET"
     assert not [o for c in code(rendered) for o in c.outputs if o.output_type == "error"]
     assert source.with_suffix(".ipynb").stat().st_size < 2_000_000
 
