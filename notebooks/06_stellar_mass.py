@@ -146,13 +146,15 @@ if measurable:
 #
 # Count what the identifier found, and let the sky check it: the nearest row within the radius
 # should be the same one. Where it is another, the galaxy was observed more than once. Pairs that
-# are ambiguous on the sky are left out.
+# are ambiguous on the sky are left out. Only stellar masses are set beside the paper's numbers.
 
 # %%
 if measurable:
     measured.match.to_csv(out / "match.csv", index=False)
     display(measured.match)
-display(Markdown(f"The paper keeps {paper.MATCHED_SIZE:,} of {paper.SAMPLE_SIZE:,} galaxies."))
+masses = property == "stellar_mass"
+if measurable and masses:
+    display(Markdown(f"The paper keeps {paper.MATCHED_SIZE:,} of {paper.SAMPLE_SIZE:,} galaxies."))
 
 # %% [markdown]
 # ### 2.5 Sort the galaxies into classes
@@ -233,11 +235,9 @@ display(printed)
 # ### 3.4 Make Table 4 by the published method
 #
 # Compare each class with the *whole* sample, which contains it, by the two-sample
-# Kolmogorov-Smirnov test and by Student's t with two-sided p-values, as printed. The paper's numbers
-# stand beside ours if the property is the stellar mass.
+# Kolmogorov-Smirnov test and by Student's t with two-sided p-values, as printed.
 
 # %%
-masses = property == "stellar_mass"
 if by_source:
     ours = published.published_table(by_source)
     ours.to_csv(out / "published.csv", index=False)
