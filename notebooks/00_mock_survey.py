@@ -30,6 +30,8 @@
 # - `gz2sample.csv.gz`: redshifts, magnitudes and sizes
 # - `galSpecInfo-dr8.fits`, `galSpecExtra-dr8.fits`: stellar masses, matched line by line
 # - `truth.parquet`: what each galaxy really is; images and masks can be made again from it
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up

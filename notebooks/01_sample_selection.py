@@ -27,6 +27,8 @@
 # - `sample.parquet`: the selected galaxies with their labels, in the order of the catalogue
 # - `cuts.csv`: how many galaxies each cut leaves
 # - `class_counts.csv`: galaxies per arm class, beside the paper's
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up

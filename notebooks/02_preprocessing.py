@@ -27,6 +27,8 @@
 # - `images_<colour>_<crop>.parquet`: which galaxy is in which row
 # - `missing.csv`: galaxies without a usable image, and why
 # - figures
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up

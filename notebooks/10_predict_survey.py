@@ -31,6 +31,8 @@
 # - figures
 #
 # The same on any number of images, in parallel and on clusters, is `make predict`.
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up
@@ -186,7 +188,10 @@ read = rows[rows["reason"] == ""]
 style.show(
     figures.classes(read, exported.classes),
     out / "classes.png",
-    f"Left: share of each class among {len(read):,} galaxies. Right: how sure the network is.",
+    f"Left: share of each class among {len(read):,} galaxies, by the predicted class (bars) and by "
+    "the mean of its probability (diamonds); where the two lie apart, the network is unsure of that "
+    "class. Right: the further to the left, the surer the network; at the dotted line it cannot "
+    "tell the classes apart at all.",
 )
 
 # %% [markdown]
@@ -202,8 +207,10 @@ style.show(
         exported.reference.distances, read["training_distance"].to_numpy(), distance_limit
     ),
     out / "distances.png",
-    f"Distance to the nearest of {len(exported.reference.features)} training galaxies. "
-    f"{counts['flagged']} of {len(read)} galaxies are flagged.",
+    f"Distance to the nearest of {len(exported.reference.features)} training galaxies. The further "
+    "the galaxies of this survey lie to the right of those held out, the less they resemble what the "
+    f"network has learnt from; {counts['flagged']} of {len(read)} lie beyond the dashed line and are "
+    "flagged.",
 )
 
 # %% [markdown]
@@ -234,7 +241,8 @@ if pictures:
         figures.examples(pictures),
         out / "extremes.png",
         "Cut-outs with the predicted class, the entropy and the distance d to the nearest training "
-        "galaxy.",
+        "galaxy. See whether arms can be counted where the network is certain, what hides them where "
+        "it is not, and whether the farthest are spirals at all.",
     )
 
 # %% [markdown]

@@ -29,6 +29,8 @@
 #
 # In JupyterLab, run all cells and go to section 4. In batch there is nobody to turn a page, so the
 # notebook shows the fixed page of section 3 only; the pages of the documentation do so too.
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up

@@ -1,17 +1,22 @@
 """README and its neighbours: their commands are run somewhere, and their links lead somewhere."""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from sklearn import metrics
+
+from lib import results
 
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/architecture.md"]
-PAGES += ["docs/extending.md"]
+PAGES += ["docs/extending.md", "docs/clusters.md", "docs/glossary.md", "tests/benchmarks/README.md"]
 COMMANDS = sorted(
     {
         command
@@ -22,10 +27,10 @@ COMMANDS = sorted(
 
 # Target of make: what its recipe calls, and who runs that in CI.
 RUN_BY = {
-    "run": ("-m lib.steps chain", "test_chain.py::test_every_step_is_done_and_said"),
+    "run": ("-m lib.steps chain", "test_readme.py::test_run_again_does_nothing"),
     "test": ("-m pytest", ".ci/run::make test"),
     "lint": ("ruff check", ".ci/run::make lint"),
-    "lab": ("jupyter lab", "test_explore.py::test_widgets_filter_galaxies_in_jupyterlab"),
+    "lab": ("jupyter lab", "test_readme.py::test_lab_opens_the_notebooks"),
     "book": ("-m lib.book", "test_book.py::site"),
     "rulegraph": ("--rulegraph --forceall", "test_extending.py::test_the_drawing_is_of_this_flow"),
     "data": (
@@ -34,7 +39,7 @@ RUN_BY = {
     ),
     "verify": ("-m lib.steps verify", "test_readme.py::test_verify_and_report_of_a_run"),
     "report": ("-m lib.report", "test_readme.py::test_verify_and_report_of_a_run"),
-    "docs": ("-m lib.rendering", "test_readme.py::test_docs_of_a_run"),
+    "docs": ("-m lib.results", "test_readme.py::test_docs_of_a_run"),
     "kaggle": ("-m lib.kaggle build", "test_readme.py::test_kaggle_builds_its_folders"),
     "predict": ("-m lib.predict run", "test_readme.py::test_predict_makes_a_catalogue"),
 }
@@ -84,6 +89,20 @@ def test_every_command_is_one_that_make_knows_and_somebody_runs(command):
 
 
 @pytest.mark.chain
+def test_run_again_does_nothing(smoke, chain_checkout):
+    (line,) = recipe("run", "PROFILE=smoke", "CORES=1")
+    assert "nothing to do: every step of profile smoke" in call(line, chain_checkout)
+
+
+def test_lab_opens_the_notebooks():
+    """The line itself opens a browser and does not end; its options are those that Jupyter has."""
+    (line,) = recipe("lab")
+    folder = "--notebook-dir=notebooks"
+    assert line.split()[1:] == ["lab", folder] and (ROOT / "notebooks").is_dir()
+    assert folder.split("=")[0] in call(f"{line} --help", ROOT)
+
+
+@pytest.mark.chain
 def test_verify_and_report_of_a_run(smoke, chain_checkout):
     (line,) = recipe("verify", "PROFILE=smoke")
     assert "steps are as their receipts say" in call(line, chain_checkout)
@@ -93,9 +112,90 @@ def test_verify_and_report_of_a_run(smoke, chain_checkout):
 
 
 @pytest.mark.chain
-def test_docs_of_a_run(smoke, chain_checkout):
-    (line,) = [line for line in recipe("docs") if "lib.rendering" in line]
-    assert "rendered 13_explore" in call(line.replace("mock", "smoke"), chain_checkout)
+def test_docs_of_a_run(smoke, chain_checkout, monkeypatch):
+    lines = recipe("docs")
+    (line,) = [line for line in lines if "lib.rendering" in line]
+    said = call(line.replace("mock", "smoke"), chain_checkout)
+    assert "rendered 13_explore from profile smoke" in said
+    assert lines[-1].endswith("-m lib.results")
+    shutil.copy(ROOT / "README.md", chain_checkout)
+    figure = "09_model_comparison/confusion_matrices.png"
+    monkeypatch.setattr(results, "FIGURES", {"smoke": {figure: "smoke/confusion.png"}})
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(chain_checkout))
+    assert results.main([]) == 0
+    report = json.loads((chain_checkout / "docs" / "reports" / "smoke.json").read_text())
+    accuracy = report["steps"]["03_train_b0"]["metrics"]["validation"]["scores"]["accuracy"]
+    assert f"| {accuracy['value']:.3f} (" in (chain_checkout / "README.md").read_text()
+    page = (chain_checkout / "figures" / "README.md").read_text()
+    assert "(smoke/confusion.png)" in page and "B0: PolarNet, weights at the start: bundled" in page
+    assert (chain_checkout / "figures" / "smoke" / "confusion.png").is_file()
+
+
+def test_an_unfinished_run_is_not_kept(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
+    (said,) = results.keep("mock")
+    assert "00_mock_survey is missing" in said and not (tmp_path / "docs").exists()
+
+
+def test_results_are_those_of_the_reports():
+    """Written by `make docs`: no number of the table is typed."""
+    assert results.between_markers() in (ROOT / "README.md").read_text()
+
+
+def test_scores_in_the_table_follow_from_the_confusion_matrices():
+    """What README prints, from the counts in the reports by scikit-learn, to the printed digits."""
+    rows = results.table(results.read()).to_dict("records")
+    for run in results.read():
+        for step in run["networks"].keys() & run["steps"].keys():
+            split = run["networks"][step]["split"]
+            matrix = np.array(run["steps"][step]["metrics"][split]["confusion"])
+            label, predicted = (
+                np.repeat(i.ravel(), matrix.ravel()) for i in np.indices(matrix.shape)
+            )
+            scores = (
+                metrics.accuracy_score(label, predicted),
+                metrics.balanced_accuracy_score(label, predicted),
+                metrics.f1_score(label, predicted, average="macro", zero_division=0),
+            )
+            (row,) = [
+                row
+                for row in rows
+                if f"`{run['profile']}`" in row["data"]
+                and row["method"].startswith(f"{run['networks'][step]['role']}, published")
+            ]
+            assert row["n"] == str(matrix.sum())
+            shown = [row[name].split(" ")[0] for name in results.SCORES.values()]
+            assert shown == [f"{score:.3f}" for score in scores]
+
+
+def test_figures_are_told_about():
+    page = (ROOT / "figures" / "README.md").read_text()
+    assert page == results.figure_page(results.read())
+    for path in (ROOT / "figures").rglob("*.*"):
+        name = path.relative_to(ROOT / "figures").as_posix()
+        assert name == "README.md" or f"({name})" in page or f"`{name}`" in page
+
+
+CLUSTERS = re.findall(
+    r"^(\.venv/bin/(?:snakemake|python -m lib)(?:.*\\\n)*.*)$",
+    (ROOT / "docs" / "clusters.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_commands_for_clusters_are_found():
+    assert len(CLUSTERS) == 4
+
+
+@pytest.mark.parametrize("command", CLUSTERS)
+def test_commands_for_clusters_have_options_that_exist(command):
+    """No more than that: tests/test_clusters.py submits jobs."""
+    line = command.replace("\\\n", " ")
+    program = shlex.split(line)[: 4 if "-m lib" in line else 1]
+    known = call(" ".join([*program, "--help"]), ROOT)
+    for option in re.findall(r"(?<= )--[a-z-]+", line):
+        assert option in known
 
 
 def test_kaggle_builds_its_folders(tmp_path):
