@@ -75,7 +75,8 @@ def read_columns(
     ids, numbers, texts = dict(ids or {}), dict(numbers or {}), dict(texts or {})
     wanted = _spelled_as_in_file(path, ids | numbers | texts, set(optional))
     exact = [wanted[new] for new in (*ids, *texts) if new in wanted]
-    raw = (_read_fits if _is_fits(path) else _read_csv)(path, list(wanted.values()), exact)
+    names = list(wanted.values())
+    raw = _read_fits(path, names) if _is_fits(path) else _read_csv(path, names, exact)
     table = {}
     for new, name in wanted.items():
         if new in ids:
@@ -192,7 +193,7 @@ def _bad_value(path: Path, error: pa.ArrowInvalid) -> InputError:
     )
 
 
-def _read_fits(path: Path, columns: list[str], as_text: list[str]) -> pd.DataFrame:
+def _read_fits(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of the first table of a FITS file, in native byte order."""
     try:
         # Text stays bytes until pyarrow takes it: as numpy text it needs four times the memory.
