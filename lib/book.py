@@ -60,7 +60,7 @@ def lay_out(source: Path) -> None:
     root = project_root()
     shutil.copytree(root / "docs", source, ignore=shutil.ignore_patterns("*.md", "reports"))
     shutil.copytree(root / "figures", source / "figures")
-    pages = ["README.md", "CONTRIBUTING.md", "data/README.md"]
+    pages = ["README.md", "CONTRIBUTING.md", "data/README.md", "figures/README.md"]
     for place in ("docs/*.md", "tests/**/README.md"):
         pages += [path.relative_to(root).as_posix() for path in sorted(root.glob(place))]
     for page in pages:

@@ -199,7 +199,8 @@ def _figure(run: dict, figure: str, kept: str) -> list[str]:
             for name, network in run["networks"].items()
             if name in run["steps"]
         )
-    return [f"## {kept}", "", f"![{caption}]({kept})", "", f"*{caption}*", "", f"{source}.", ""]
+    alternative = caption.replace("[", "(").replace("]", ")")
+    return [f"## {kept}", "", f"![{alternative}]({kept})", "", f"*{caption}*", "", f"{source}.", ""]
 
 
 def read() -> list[dict]:
