@@ -77,20 +77,41 @@ def test_onnx_gives_what_keras_gives(run, model):
     "network",
     [
         models.Network("B0", "EfficientNetB0", crop=32, colour="grey"),
+        models.Network("V2M", "EfficientNetV2B0", crop=32),
         models.Network("B0", "PolarNet", crop=96, colour="grey", view="polar"),
     ],
-    ids=["EfficientNetB0", "PolarNet"],
+    ids=["EfficientNetB0", "EfficientNetV2B0", "PolarNet"],
 )
 def test_real_networks_are_exported_alike(network, tmp_path):
     trained, _ = models.build(network, 6, seed=1)
     trained.save(tmp_path / "model.keras")
     package._export_onnx(tmp_path, tmp_path / "model.onnx")
-    shape = (8, network.crop, network.crop, 1)
-    pixels = np.random.default_rng(1).gamma(2, 0.05, shape).astype("f4")
+    shape = (8, *trained.input.shape[1:])
+    pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4") * network.input_scale
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
     inner = keras.Model(trained.input, trained.get_layer("features").output)
     np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(probabilities, trained(pixels).numpy(), atol=1e-4)
+
+
+def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
+    """As a grey network has ImageNet's, after its image has been copied into three channels."""
+    pixels = keras.Input((16, 16, 1), name="pixels")
+    x = keras.layers.Concatenate()([keras.layers.Rescaling(255.0)(pixels)] * 3)
+    x = keras.layers.Rescaling(1 / 255, 0.01)(x)
+    x = keras.layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.05, 0.04, 0.06])(x)
+    x = keras.layers.Rescaling([2.0, 3.0, 4.0])(x)
+    x = keras.layers.Conv2D(5, 3, strides=2)(keras.layers.ZeroPadding2D(((0, 1), (0, 1)))(x))
+    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    trained = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(features))
+    trained.save(tmp_path / "model.keras")
+    package._export_onnx(tmp_path, tmp_path / "model.onnx")
+    images = np.random.default_rng(1).uniform(0, 1, (4, 16, 16, 1)).astype("f4")
+    found, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(images)
+    expected = keras.Model(pixels, features)(images).numpy()
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(probabilities, trained(images), atol=1e-5)
 
 
 def test_export_refuses_a_network_that_differs(run, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,18 @@ class Reference:
     features: np.ndarray
     distances: np.ndarray
 
+    @cached_property
+    def squares(self) -> np.ndarray:
+        """Squared length of each training galaxy's features, float32, (galaxies,)."""
+        return (self.features**2).sum(axis=1)
+
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Distance to the nearest training galaxy, float32, (n,), of features (n, features).
 
         Euclidean, of standardised features, per square root of their number.
         """
         points = (features - self.centre) / self.scale
-        squares = (points**2).sum(axis=1)[:, None] + (self.features**2).sum(axis=1)
+        squares = (points**2).sum(axis=1)[:, None] + self.squares
         squares -= 2 * points @ self.features.T
         return np.sqrt(np.maximum(squares.min(axis=1), 0) / points.shape[1])
 
@@ -316,10 +322,17 @@ def _export_onnx(run_folder: Path, path: Path) -> None:
     from lib import models
 
     model = keras.models.load_model(run_folder / "model.keras", compile=False, safe_mode=True)
-    plain = keras.models.clone_model(model, clone_function=_without_normalization)
+    scale, replaced = _first_layers(model)
+    plain = keras.models.clone_model(
+        model, clone_function=lambda layer: replaced.get(layer.name) or _copy(layer)
+    )
     for layer in plain.layers:
-        if not isinstance(layer, keras.layers.Rescaling):
+        if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
+    if replaced:
+        stem = next(x for x in plain.layers if isinstance(x, keras.layers.Conv2D))
+        kernel, *bias = stem.get_weights()
+        stem.set_weights([kernel * scale[:, np.newaxis], *bias])
     outputs = {"features": plain.get_layer(models.FEATURES).output, "probabilities": plain.output}
     network = keras.Model(plain.input, outputs)
     network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
@@ -328,7 +341,52 @@ def _export_onnx(run_folder: Path, path: Path) -> None:
         network.export(temporary, format="onnx", verbose=False)
 
 
-def _without_normalization(layer):
+def _first_layers(model) -> tuple[np.ndarray, dict]:
+    """What takes the place of the layers that scale and shift pixels before the first convolution.
+
+    ONNX Runtime spends 6 to 14 ns a pixel on each of them where images have 1 or 3 channels, a
+    tenth of the time of a B0. The product of the scales can as well be part of the convolution's
+    kernel, and what is left to add, a constant as large as the image, is added in a tenth of the
+    time.
+
+    Returns
+    -------
+    scale : ndarray, (1 or channels,)
+        Factor on the kernel.
+    replaced : dict of str to keras.Layer
+        By the name of the layer; empty where anything else precedes the convolution.
+    """
+    import keras
+
+    scale, shift, found = np.ones(1), np.zeros(1), []
+    for layer in model.layers[1:]:
+        if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
+            factor, offset = _scale_and_offset(layer)
+            scale, shift = scale * factor, shift * factor + offset
+            found.append(layer)
+        elif isinstance(layer, keras.layers.Conv2D):
+            break
+        elif not isinstance(layer, keras.layers.Concatenate | keras.layers.ZeroPadding2D):
+            return scale, {}
+    replaced = {x.name: keras.layers.Activation("linear", name=x.name) for x in found}
+    if found and shift.any():
+        last = found[-1]
+        constant = np.broadcast_to(shift / scale, last.output.shape[1:])
+        replaced[last.name] = keras.layers.Rescaling(1.0, constant.tolist(), name=last.name)
+    return scale, replaced
+
+
+def _scale_and_offset(layer) -> tuple[np.ndarray, np.ndarray]:
+    """A layer that scales pixels as factor and offset, float64, (1 or channels,)."""
+    import keras
+
+    if isinstance(layer, keras.layers.Rescaling):
+        return np.ravel(layer.scale).astype(float), np.ravel(layer.offset).astype(float)
+    mean, deviation = np.ravel(layer.mean), np.sqrt(np.ravel(layer.variance))
+    return 1 / deviation.astype(float), -mean / deviation.astype(float)
+
+
+def _copy(layer):
     """Copy of a layer without its weights; Normalization as the Rescaling that it amounts to.
 
     tf2onnx would make inputs of the constants that Normalization keeps.
@@ -336,10 +394,8 @@ def _without_normalization(layer):
     import keras
 
     if isinstance(layer, keras.layers.Normalization):
-        mean, deviation = np.ravel(layer.mean), np.sqrt(np.ravel(layer.variance))
-        return keras.layers.Rescaling(
-            (1 / deviation).tolist(), (-mean / deviation).tolist(), name=layer.name
-        )
+        factor, offset = _scale_and_offset(layer)
+        return keras.layers.Rescaling(factor.tolist(), offset.tolist(), name=layer.name)
     return type(layer).from_config(layer.get_config())
 
 
@@ -380,5 +436,5 @@ def _reference(training: np.ndarray, held_out: np.ndarray, path: Path) -> Refere
     distances = np.sort(reference.distance(held_out))
     reference = Reference(centre, scale, standard, distances)
     with atomic(path) as temporary:
-        np.savez(temporary, **vars(reference))
+        np.savez(temporary, **asdict(reference))
     return reference
