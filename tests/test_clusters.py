@@ -53,12 +53,47 @@ def test_jobs_ask_for_the_resources_of_the_profile(plan):
             assert f"threads: {wanted['set-threads'][name]}\n" in facts
 
 
+@pytest.fixture(scope="module")
+def sweep():
+    """Jobs behind Fig. 5 on a cluster with GPUs, by a dry run: rule and resources by output."""
+    command = [sys.executable, "-m", "snakemake", "--workflow-profile", str(PROFILE.parent)]
+    command += ["--dry-run", "--forceall", "--executor", "dryrun", "--nolock"]
+    command += ["--config", "profile=gz2", "gpus=1", "--", "runs/gz2/07_image_size/receipt.json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(
+        r"rule (\w+):.*?output: \S*?runs/gz2/(\S+)/receipt.*?resources: ([^\n]*)",
+        done.stdout,
+        re.DOTALL,
+    )
+    return {
+        output: (rule, dict(r.split("=") for r in resources.split(", ")))
+        for rule, output, resources in found
+    }
+
+
+def test_trainings_of_a_sweep_ask_for_a_gpu_time_and_memory(sweep):
+    trainings = {k: v for k, v in sweep.items() if k.startswith("sweeps/07_image_size/")}
+    assert len(trainings) == 2 * 10 * 5  # two networks, ten sizes, five seeds
+    for output, (rule, resources) in trainings.items():
+        assert rule == ("sweep_train_v2m" if "/v2m-" in output else "sweep_train_b0")
+        wanted = {"sweep_train_b0": (240, 16000), "sweep_train_v2m": (720, 24000)}[rule]
+        found = tuple(int(resources[name]) for name in ("runtime", "mem_mb"))
+        assert (resources["gpu"], found) == ("1", wanted)
+    assert int(sweep["07_image_size"][1]["mem_mb"]) == 4000
+
+
 def test_the_profile_names_rules_that_exist():
     rules = set(re.findall(r"rule (\w+):", (ROOT / "Snakefile").read_text()))
+    notebooks = {path.stem[3:] for path in (ROOT / "notebooks").glob("[0-9]*_train_*.py")}
+    rules |= {f"{prefix}{name}" for name in notebooks for prefix in ("", "sweep_")}
     wanted = yaml.safe_load(PROFILE.read_text())
     assert wanted["executor"] == "slurm"
+    assert {"sweep_train_b0", "sweep_train_v2m", "train_b0", "train_v2m"} < set(
+        wanted["set-resources"]
+    )
     for part in ("set-resources", "set-threads"):
-        assert {name for name in wanted[part] if name.startswith("predict_")} <= rules
+        assert set(wanted[part]) <= rules
 
 
 @pytest.mark.skipif(slurm.missing() is not None, reason=f"no SLURM here: {slurm.missing()}")
