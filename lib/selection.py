@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from lib.evaluation import repeated_folds
 from lib.schema import (
@@ -339,6 +338,8 @@ def assign(
         _refuse_small_classes(result["label"], classes, merge)
     if fold is not None:
         result.loc[_fold(result["label"], fold, folds, seed, allow_empty), "split"] = "test"
+    from sklearn.model_selection import train_test_split  # slow to import, and only needed here
+
     for number, arm_class in enumerate(classes):
         rows = np.flatnonzero((result["label"] == arm_class) & (result["split"] != "test"))
         if sampling == "down-sampled" and len(rows) > max_per_class:
