@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import astropy.units as u
 import numpy as np
 import pandas as pd
-from astropy.coordinates import SkyCoord, search_around_sky
 
 from lib.paths import resolve
 from lib.schema import InputError
@@ -430,6 +428,9 @@ def _sky_match(
     matched: pd.DataFrame, good: pd.DataFrame, row: np.ndarray, known: np.ndarray, radius: float
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Rows completed by position, and the counts of the cross-check."""
+    import astropy.units as u  # slow to import, and only needed here
+    from astropy.coordinates import search_around_sky
+
     row = row.copy()
     placed = np.flatnonzero((matched["ra"].notna() & matched["dec"].notna()).to_numpy())
     usable = np.flatnonzero((good["ra"].between(0, 360) & good["dec"].between(-90, 90)).to_numpy())
@@ -460,8 +461,11 @@ def _sky_match(
     }
 
 
-def _positions(table: pd.DataFrame) -> SkyCoord:
-    return SkyCoord(table["ra"].to_numpy(float) * u.deg, table["dec"].to_numpy(float) * u.deg)
+def _positions(table: pd.DataFrame):
+    """Right ascension and declination as astropy's SkyCoord."""
+    from astropy.coordinates import SkyCoord
+
+    return SkyCoord(table["ra"].to_numpy(float), table["dec"].to_numpy(float), unit="deg")
 
 
 def join_by_position(sample: pd.DataFrame, masses: pd.DataFrame) -> pd.DataFrame:

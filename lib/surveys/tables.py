@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-from astropy.io import fits
 
 from lib.schema import InputError
 
@@ -32,6 +31,8 @@ def column_names(path: Path) -> list[str]:
     """
     try:
         if _is_fits(path):
+            from astropy.io import fits  # a quarter of the time of importing lib.surveys
+
             with fits.open(path) as hdus:
                 return list(hdus[1].columns.names)
         return list(pd.read_csv(path, nrows=0).columns)
@@ -195,6 +196,8 @@ def _bad_value(path: Path, error: pa.ArrowInvalid) -> InputError:
 
 def _read_fits(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of the first table of a FITS file, in native byte order."""
+    from astropy.io import fits
+
     try:
         # Text stays bytes until pyarrow takes it: as numpy text it needs four times the memory.
         memmap = not path.name.endswith(".gz")
