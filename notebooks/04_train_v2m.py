@@ -32,6 +32,8 @@
 # - `validation_probabilities.npy`: those of the validation galaxies after every epoch
 # - `metrics.json`: scores of every part of the data
 # - figures
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up
@@ -122,6 +124,14 @@ split_seed = None
 seed = 42
 # Write model.keras, which only explaining and predicting need.
 keep_model = True
+# What a GPU computes in: float32 (as published), mixed_bfloat16 or mixed_float16.
+precision = "float32"
+# Parts of a batch computed one after the other, where a whole one does not fit into memory.
+accumulate = 1
+# Compile the training step by XLA (only where there is a GPU).
+jit = False
+# one GPU (or the processor), or all GPUs, between which each batch is divided.
+devices = "one"
 
 # %% [markdown]
 # ### 1.3 Check the parameters
@@ -157,6 +167,10 @@ rules = training.Protocol(
     feature_views=feature_views or None,
     view_seed=view_seed,
     seed=seed,
+    precision=precision,
+    accumulate=accumulate,
+    jit=jit,
+    devices=devices,
 )
 out = paths.output_folder(run_dir, output)
 

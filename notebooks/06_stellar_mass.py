@@ -32,6 +32,8 @@
 # - `published.csv`, `sound.csv`, `matched.csv`, `drawn.csv`, `power.csv`, `dilution.csv`,
 #   `dilution_all.csv`, `truth.csv`, `position.csv`: the tests
 # - `metrics.json`: the main numbers, or the reason why there are none
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up

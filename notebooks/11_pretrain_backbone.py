@@ -33,6 +33,8 @@
 # - `data/weights/<network>-<channels>ch.json`: its card, with how it was made
 # - `curve.csv`: scores on held-out simulations while it learnt, and figures
 # - `probes.csv`, `gains.csv`: what the weights buy, on simulated and on real galaxies
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up
