@@ -68,10 +68,31 @@ def test_cost_by_hand():
     assert "size `full` on 2 cores" in lines[-1]
 
 
-def test_documentation_has_the_measured_cost():
-    text = cost.PAGE.read_text()
-    inside = text.split(cost.START)[1].split(cost.END)[0].strip()
-    assert inside == cost.table(json.loads(cost.RESULTS.read_text()))
+def test_views_table_by_hand():
+    row = {"validation galaxies": 90, "epochs": 10, "trainings": 2, "seconds, measured": 4.25}
+    row |= {"accuracy": 0.7, "minus K = epochs": -0.01, "low": -0.04, "high": 0.02}
+    sections = {
+        "frozen_accuracy": [{**row, "views K": 5}],
+        "frozen_backbone": [{"views K": 5, "ratio": 31.44}, {"views K": 50, "ratio": 4.9}],
+    }
+    report = {"size": "quick", "machine": {"processors": 2}, "sections": sections}
+    lines = cost.views_table(report).splitlines()
+    assert "minus K = 10" in lines[0] and "seconds of 2 trainings" in lines[0]
+    assert lines[2] == "| 5 | 0.700 | -0.010 (-0.040 to +0.020) | 4.2 | 31.4 |"
+    assert lines[3] == "| 50 |  |  |  | 4.9 |"
+
+
+@pytest.mark.parametrize(
+    ("page", "start", "end", "table"),
+    [
+        (cost.PAGE, cost.START, cost.END, cost.table),
+        (cost.NOTES, cost.VIEWS_START, cost.VIEWS_END, cost.views_table),
+    ],
+    ids=["cost", "views"],
+)
+def test_documentation_has_the_measured_numbers(page, start, end, table):
+    inside = page.read_text().split(start)[1].split(end)[0].strip()
+    assert inside == table(json.loads(cost.RESULTS.read_text()))
 
 
 def test_catalogue_steps_do_not_import_tensorflow():
