@@ -119,11 +119,14 @@ def numbers(report: dict) -> pd.Series:
     Returns
     -------
     Series of float
-        Truth values, texts and figures are left out, and the numbers per class, which the
-        comparison has cell by cell.
+        Truth values, texts and figures are left out, and the numbers per class of the runs that
+        the comparison has cell by cell.
     """
+    compared = set()
+
     found = {name: flatten(step["metrics"]) for name, step in report["steps"].items()}
     if report["comparison"] is not None:
+        compared = {row["run"] for row in report["comparison"]["table"]}
         found[COMPARISON] |= flatten(
             {k: v for k, v in report["comparison"].items() if k != "table"}
         )
@@ -131,7 +134,7 @@ def numbers(report: dict) -> pd.Series:
         f"{step}.{name}": number
         for step, values in found.items()
         for name, number in values.items()
-        if ".classes." not in name
+        if step not in compared or ".classes." not in name
     }
     return pd.Series(rows, dtype=float, name=report["profile"])
 
@@ -143,7 +146,13 @@ def number_table(report: dict) -> pd.DataFrame:
 
 
 def flatten(data, prefix: str = "") -> dict[str, float]:
-    """Numbers in nested dicts by dotted name; lists, texts and truth values are left out."""
+    """Numbers in nested dicts and lists by dotted name; texts and truth values are left out.
+
+    An entry of a list is named by its own texts, e.g. the label of a table's row, where they tell
+    all entries apart, else by its place from 0.
+    """
+    if isinstance(data, list):
+        data = dict(zip(_entry_names(data), data, strict=True))
     if isinstance(data, dict):
         return {
             name: number
@@ -152,6 +161,17 @@ def flatten(data, prefix: str = "") -> dict[str, float]:
         }
     is_number = isinstance(data, int | float) and not isinstance(data, bool)
     return {prefix: float(data)} if is_number else {}
+
+
+def _entry_names(entries: list) -> list[str]:
+    names = [
+        " ".join(value for value in entry.values() if isinstance(value, str))
+        if isinstance(entry, dict)
+        else ""
+        for entry in entries
+    ]
+    apart = all(names) and len(set(names)) == len(names)
+    return names if apart else [str(place) for place in range(len(entries))]
 
 
 def beside_paper(report: dict) -> pd.DataFrame:

@@ -40,9 +40,25 @@ def test_plain_values_are_valid_json():
     }
 
 
-def test_flatten_keeps_numbers_only():
-    data = {"a": {"b": 1, "c": True, "d": "x", "e": [1]}, "f": 0.5, "g": None}
-    assert report.flatten(data) == {"a.b": 1.0, "f": 0.5}
+def test_flatten_keeps_all_numbers_and_nothing_else():
+    data = {"a": {"b": 1, "c": True, "d": "x", "e": [1, "y", [2.5]]}, "f": 0.5, "g": None}
+    assert report.flatten(data) == {"a.b": 1.0, "a.e.0": 1.0, "a.e.2.0": 2.5, "f": 0.5}
+
+
+def test_rows_of_a_table_are_named_by_their_texts_where_these_tell_them_apart():
+    rows = [{"role": "B0", "label": m, "n": n} for m, n in (("1", 5), ("2", 7))]
+    assert report.flatten({"t": rows}) == {"t.B0 1.n": 5.0, "t.B0 2.n": 7.0}
+    same = [{"role": "B0", "n": 5}, {"role": "B0", "n": 7}]
+    assert report.flatten({"t": same}) == {"t.0.n": 5.0, "t.1.n": 7.0}
+
+
+def test_numbers_per_class_are_left_out_only_where_the_comparison_has_them(run_dir):
+    step = run_dir / "06_stellar_mass"
+    step.mkdir()
+    (step / "metrics.json").write_text('{"masses": {"classes": {"2": {"mean": 10.5}}}}')
+    numbers = report.numbers(report.write(run_dir))
+    assert numbers["06_stellar_mass.masses.classes.2.mean"] == 10.5
+    assert not numbers.index.str.startswith("03_train_b0.validation.classes").any()
 
 
 def test_report_gathers_numbers_figures_and_comparison(run_dir):
