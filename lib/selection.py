@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lib.evaluation import repeated_folds
 from lib.schema import (
@@ -227,6 +228,55 @@ def compare_criteria(votes: pd.DataFrame) -> pd.DataFrame:
         counts = class_counts(_apply(votes, criteria)[0]["label"])
         columns[name] = pd.concat([counts, pd.Series({"all": counts.sum()})])
     return pd.DataFrame(columns).astype("Int64").rename_axis("m")
+
+
+def compare_choices(sample: pd.DataFrame, limit: int, seed: int = 42) -> pd.DataFrame:
+    """What it means to keep the first galaxies of each class where random ones were meant.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        From `select`: `galaxy_id`, `label` and, as far as there are, `ra` and `redshift`.
+    limit : int
+        Most galaxies of one class.
+    seed : int
+        Of the random choice, which is that of `assign`.
+
+    Returns
+    -------
+    DataFrame
+        Classes with more than `limit` galaxies: ``galaxies``, ``overlap`` (galaxies that are among
+        the first and in the random choice), ``expected`` (their mean number by chance), and for
+        each of `ra` and `redshift` with at least one value on each side ``ks_<column>`` and
+        ``p_<column>``: the Kolmogorov-Smirnov test of the first against the rest.
+    """
+    chosen = {
+        choose: assign(
+            sample, max_per_class=limit, choose=choose, seed=seed, allow_empty=True
+        ).set_index("galaxy_id")
+        for choose in ("first", "random")
+    }
+    rows = {}
+    for label, members in sample.groupby("label"):
+        if len(members) <= limit:
+            continue
+        first, drawn = (
+            (chosen[choose].loc[members["galaxy_id"], "split"] != "rest").to_numpy()
+            for choose in ("first", "random")
+        )
+        row = {
+            "galaxies": len(members),
+            "overlap": (first & drawn).sum(),
+            "expected": limit**2 / len(members),
+        }
+        for column in ("ra", "redshift"):
+            values = members[column] if column in members else pd.Series(np.nan, members.index)
+            sides = values[first].dropna(), values[~first].dropna()
+            if all(map(len, sides)):
+                row[f"ks_{column}"], row[f"p_{column}"] = stats.ks_2samp(*sides)
+        rows[label] = row
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.reindex([c for c in ARM_CLASSES if c in rows]).rename_axis("m")
 
 
 def absent_columns(votes: pd.DataFrame, criteria: Criteria) -> dict[str, list[str]]:

@@ -134,6 +134,7 @@ def test_audit_finds_what_paper_md_lists():
     fails = " | ".join((audit["source"] + ": " + audit["statement"])[~audit["holds"]])
     for contradiction in (
         "rows of the GZ2 main sample",
+        "how the galaxies of the large classes are chosen",
         "V2M: a dense layer of 1028",
         "share of m = 3 called m = 4",
         "p-values of the t-test are one-tailed",
@@ -145,6 +146,18 @@ def test_audit_finds_what_paper_md_lists():
         assert sound in holds
     wrong = audit.loc[audit["statement"].str.contains("K-S"), "recomputed"].item()
     assert "label m = ?" in wrong
+
+
+def test_audit_tells_what_is_printed_from_what_follows():
+    audit = paper.audit()
+    derived = audit[audit["kind"] == "derived"]
+    assert set(audit["kind"]) == {"printed", "derived"}
+    for not_said in ("steps per epoch", "whole galaxies", "logged confusion", "Welch", "recall of"):
+        assert derived["statement"].str.contains(not_said).any()
+    assert len(derived) == 1 + 3 + 1 + 1 + 2
+    # 300 galaxies drawn twice out of 10,677 share 300 x 300 / 10,677 = 8.4 on average.
+    chosen = audit[audit["statement"].str.contains("are chosen")].iloc[0]
+    assert chosen["source"] == "Sec. 4.2.2" and chosen["recomputed"].endswith("share 8 for m = 2")
 
 
 def test_audit_notices_a_changed_number(monkeypatch):

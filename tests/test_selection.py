@@ -1,5 +1,7 @@
 """Cuts, labels, merges, down-sampling and split, against hand-made tables and the paper."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -488,3 +490,27 @@ def test_figures_show_what_they_are_given(tmp_path):
     panels = figures.preprocessing_flow(stages).axes
     assert [a.get_title() for a in panels] == list(stages)
     assert [a.get_xlabel() for a in panels] == ["32 px", "16 px"]
+
+
+# ---- first or random
+
+
+def test_the_first_galaxies_are_compared_with_a_random_choice_and_with_the_rest():
+    n = 40
+    sample = pd.DataFrame({"galaxy_id": np.arange(n + 6), "label": ["2"] * n + ["3"] * 6})
+    sample["ra"] = np.arange(n + 6.0)  # the catalogue is in the order of the right ascension
+    sample["redshift"] = np.tile([0.1, 0.2], n // 2 + 3)  # and in no order of the redshift
+    shuffled = sample.sample(frac=1, random_state=1)
+    found = selection.compare_choices(shuffled, 10)
+    assert list(found.index) == ["2"], "no galaxy of m = 3 is left out"
+    row = found.loc["2"]
+    assert row["galaxies"] == n and row["expected"] == 10 * 10 / n
+    drawn = selection.assign(sample, max_per_class=10, choose="random", allow_empty=True)
+    kept = drawn.loc[(drawn["label"] == "2") & (drawn["split"] != "rest"), "galaxy_id"]
+    assert row["overlap"] == (kept < 10).sum()
+    # No value of one side among those of the other: D = 1, and one of C(40, 10) orders either way.
+    assert row["ks_ra"] == 1 and row["p_ra"] == pytest.approx(2 / math.comb(n, 10))
+    assert row["ks_redshift"] == 0 and row["p_redshift"] == 1
+    without = selection.compare_choices(sample.drop(columns="ra"), 10)
+    assert "ks_ra" not in without and "ks_redshift" in without
+    assert selection.compare_choices(sample, 50).empty
