@@ -938,7 +938,8 @@ def cross_validation_summary(values, test_share: float, level: float = LEVEL) ->
     values : array-like of float, shape (J,)
         Score of each fold.
     test_share : float
-        n_test / n_train, 1/4 for five folds.
+        n_test / n_train, where galaxies that only choose the epoch are not trained on: 1/4 for five
+        folds without such galaxies.
 
     Returns
     -------
@@ -1124,7 +1125,7 @@ def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.Dat
             continue
         used = run.predictions[run.predictions["split"].isin(["train", "validation"])]
         _, summary = cross_validate(folds, used["galaxy_id"])
-        return summary[["value", "low", "high"]], f"cross-validation, {len(folds)} folds"
+        return summary[["value", "low", "high"]], f"cross-validation, {folds_name(folds)}"
     if run.reported_split == "test":
         return score_intervals(run.confusion("test")), "test galaxies set aside"
     if run.epoch_probabilities is None:
@@ -1163,7 +1164,9 @@ def size_spread(runs: list[Run]) -> pd.DataFrame:
     DataFrame
         One row per role and size in order: ``role``, ``crop`` (pixels), the columns of
         `seed_spread`, ``sampling`` (half the mean width of the 95 % intervals of single runs, the
-        error from the choice of galaxies) and ``galaxies`` (reported on by each run).
+        error from the choice of galaxies), ``galaxies`` (reported on by each run) and ``one_class``
+        (how many of the `n` runs give all galaxies one and the same class: they have learnt
+        nothing, and their equal F1 looks like a small spread).
     """
     rows = []
     for run in runs:
@@ -1178,6 +1181,7 @@ def size_spread(runs: list[Run]) -> pd.DataFrame:
             **seed_spread(group["f1"]),
             "sampling": group["half"].mean(),
             "galaxies": len(group["run"].iloc[0].part()),
+            "one_class": sum(run.part()["predicted"].nunique() == 1 for run in group["run"]),
         }
         for (role, crop), group in table.groupby(["role", "crop"])
     ]
@@ -1189,7 +1193,8 @@ def choose_size(spread: pd.DataFrame) -> pd.DataFrame:
 
     The rule: the smallest size whose mean F1 is not more than one standard error (sd / sqrt(n), of
     the best size) below the best mean (Breiman et al. 1984, Sec. 3.4.3). It takes the cheapest
-    network that these runs cannot tell from the best. Sec. 4.2.1 names the lowest CV.
+    network that these runs cannot tell from the best. Sec. 4.2.1 names the lowest CV. Sizes at
+    which every run gives all galaxies one class are not chosen from.
 
     Parameters
     ----------
@@ -1200,10 +1205,15 @@ def choose_size(spread: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Indexed by role: ``best`` (size with the highest mean), ``least`` (mean that is enough),
-        ``chosen`` and ``lowest_cv`` (sizes; NA where a single seed has no CV).
+        ``chosen`` and ``lowest_cv`` (sizes; NA where a single seed has no CV). All NA where nothing
+        is learnt at any size.
     """
     rows = {}
     for role, sizes in spread.groupby("role"):
+        sizes = sizes[sizes["one_class"] < sizes["n"]]
+        if sizes.empty:
+            rows[role] = {"best": pd.NA, "least": np.nan, "chosen": pd.NA, "lowest_cv": pd.NA}
+            continue
         best = sizes.loc[sizes["mean"].idxmax()]
         error = 0 if np.isnan(best["sd"]) else best["sd"] / np.sqrt(best["n"])
         least = best["mean"] - error
@@ -1214,7 +1224,51 @@ def choose_size(spread: pd.DataFrame) -> pd.DataFrame:
             "chosen": sizes.loc[sizes["mean"] >= least, "crop"].min(),
             "lowest_cv": known.loc[known["cv"].idxmin(), "crop"] if len(known) else pd.NA,
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("role")
+    return table.astype({"best": "Int64", "least": float, "chosen": "Int64", "lowest_cv": "Int64"})
+
+
+def seed_sampling(runs: Sequence[Run]) -> pd.DataFrame:
+    """Spread of the scores over seeds, beside the error from the choice of galaxies.
+
+    Runs belong together if they differ in nothing but the seed of the training and report on the
+    same galaxies; runs of folds, and those without a companion, are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row per group and score: ``role``, ``merge``, ``metric``, ``mean``, ``sd`` (over
+        seeds), ``seeds``, ``galaxies``, ``half_width`` (of the 95 % interval of a single run, see
+        `score_intervals`; mean over the seeds) and ``ratio`` = 1.96 sd / half_width.
+    """
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.settings.get("fold") is None:
+            galaxies = tuple(np.sort(run.part()["galaxy_id"]))
+            groups.setdefault((*_training_key(run, seed=None), galaxies), []).append(run)
+    rows = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        tables = [score_intervals(run.confusion()) for run in group]
+        for metric in SCORES:
+            found = pd.DataFrame([table.loc[metric] for table in tables])
+            half = ((found["high"] - found["low"]) / 2).mean()
+            sd = found["value"].std(ddof=1)
+            rows.append(
+                {
+                    "role": group[0].settings["role"],
+                    "merge": group[0].settings.get("merge", "none"),
+                    "metric": metric,
+                    "mean": found["value"].mean(),
+                    "sd": sd,
+                    "seeds": len(group),
+                    "galaxies": len(group[0].part()),
+                    "half_width": half,
+                    "ratio": stats.norm.isf((1 - LEVEL) / 2) * sd / half,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def fold_groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -1229,8 +1283,19 @@ def fold_groups(runs: Sequence[Run]) -> list[list[Run]]:
     return [sorted(group, key=lambda run: run.settings["fold"]) for group in groups.values()]
 
 
-def _training_key(run: Run) -> tuple:
-    """What is trained and how; not on which galaxies, nor by which protocol they are scored."""
+def folds_name(runs: Sequence[Run]) -> str:
+    """How the runs of a group of `fold_groups` divide the sample, e.g. ``2 x 5 folds``."""
+    folds = runs[0].settings["folds"]
+    repeats = -(-len(runs) // folds)
+    whole = f"{folds} folds" if repeats == 1 else f"{repeats} x {folds} folds"
+    return whole if len(runs) == repeats * folds else f"{len(runs)} of {whole}"
+
+
+def _training_key(run: Run, **replaced) -> tuple:
+    """What is trained and how; not on which galaxies, nor by which protocol they are scored.
+
+    `replaced` settings of the training, e.g. ``seed=None``, do not tell runs apart.
+    """
     names = (
         "role",
         "backbone",
@@ -1242,7 +1307,7 @@ def _training_key(run: Run) -> tuple:
         "merge",
         "sampling",
     )
-    training = {**run.settings.get("training", {}), "name": None, "view_seed": None}
+    training = {**run.settings.get("training", {}), "name": None, "view_seed": None} | replaced
     return (
         *(run.settings.get(name) for name in names),
         run.classes,
@@ -1251,10 +1316,14 @@ def _training_key(run: Run) -> tuple:
 
 
 def pool(runs: list[Run]) -> Run:
-    """One run with the test galaxies of the folds of the first repeat, each by its own network."""
+    """One run with the test galaxies of the folds of the first repeat, each by its own network.
+
+    It is named by the role and its number of folds.
+    """
     first = [run for run in runs if run.settings["fold"] < run.settings["folds"]]
     tested = pd.concat([run.part("test") for run in first], ignore_index=True)
-    return replace(first[0], predictions=tested, epoch_probabilities=None)
+    name = f"{first[0].settings['role']}, {folds_name(first)}"
+    return replace(first[0], name=name, predictions=tested, epoch_probabilities=None)
 
 
 def cross_validate(runs: list[Run], galaxies=None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -1295,9 +1364,52 @@ def cross_validate(runs: list[Run], galaxies=None) -> tuple[pd.DataFrame, pd.Dat
     for name in ("mean", "sd", "low", "high"):
         summary[f"fold_{name}"] = np.nan
     if len(matrices) > 1:
-        test_share = 1 / (runs[0].settings["folds"] - 1)
+        test_share = np.mean([len(p) / len(r.part("train")) for p, r in zip(parts, runs) if len(p)])
         for metric in SCORES:
             found = cross_validation_summary(of_folds[metric], test_share)
             for name in ("mean", "sd", "low", "high"):
                 summary.loc[metric, f"fold_{name}"] = found[name]
     return matrix, summary
+
+
+def fold_optimism(runs: Sequence[Run]) -> pd.DataFrame:
+    """How far the published protocol flatters: validation minus test, in the same networks.
+
+    Each fold's network is scored on the validation galaxies that chose its epoch, as published, and
+    on the test galaxies that had no part in it. The test scores are those that its recalls give at
+    the class frequencies of the validation galaxies (`at_frequencies`), since down-sampling changes
+    these, and the scores with them.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        A group of `fold_groups`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by `SCORES`: ``validation``, ``test``, ``optimism`` (means over folds), ``sd``,
+        ``low``, ``high`` (of the optimism, by `cross_validation_summary`; NaN for a single fold),
+        ``folds`` (how the sample is divided) and ``told_from_0`` (bool or NA: the interval does
+        not hold 0).
+    """
+    rows = []
+    for run in runs:
+        own = run.confusion("validation")
+        test = at_frequencies(run.confusion("test"), own.sum(axis=1).to_dict())
+        rows.append((pd.Series(scores(own)), pd.Series(scores(test))))
+    validation, test = (pd.DataFrame(side) for side in zip(*rows))
+    difference = validation - test
+    table = pd.DataFrame(
+        {"validation": validation.mean(), "test": test.mean(), "optimism": difference.mean()}
+    )
+    table[["sd", "low", "high"]] = np.nan
+    if len(runs) > 1:
+        share = np.mean([len(run.part("test")) / len(run.part("train")) for run in runs])
+        for metric in SCORES:
+            found = cross_validation_summary(difference[metric], share)
+            table.loc[metric, ["sd", "low", "high"]] = [found[n] for n in ("sd", "low", "high")]
+    table["folds"] = folds_name(runs)
+    told = (table["low"] > 0) | (table["high"] < 0)
+    table["told_from_0"] = told.astype("boolean").where(table["low"].notna())
+    return table.rename_axis("metric")

@@ -620,19 +620,56 @@ def test_spread_over_seeds_by_size_is_that_of_each_runs_f1():
 
 
 def test_the_smallest_size_within_one_standard_error_is_chosen():
-    columns = ["role", "crop", "mean", "sd", "cv", "n"]
+    columns = ["role", "crop", "mean", "sd", "cv", "n", "one_class"]
     sizes = [
-        ("B0", 32, 0.70, 0.01, 0.014, 4),
-        ("B0", 64, 0.88, 0.05, 0.057, 4),
-        ("B0", 96, 0.90, 0.04, 0.044, 4),  # standard error 0.02: 0.88 is just enough
-        ("B0", 128, 0.89, 0.02, 0.022, 4),
-        ("V2M", 32, 0.5, np.nan, np.nan, 1),
-        ("V2M", 64, 0.6, np.nan, np.nan, 1),
+        ("B0", 16, 0.33, 0.00, 0.000, 4, 4),  # learns nothing, and is steady at that
+        ("B0", 32, 0.70, 0.01, 0.014, 4, 1),
+        ("B0", 64, 0.88, 0.05, 0.057, 4, 0),
+        ("B0", 96, 0.90, 0.04, 0.044, 4, 0),  # standard error 0.02: 0.88 is just enough
+        ("B0", 128, 0.89, 0.02, 0.022, 4, 0),
+        ("V2M", 32, 0.5, np.nan, np.nan, 1, 0),
+        ("V2M", 64, 0.6, np.nan, np.nan, 1, 0),
     ]
     choice = ev.choose_size(pd.DataFrame(sizes, columns=columns))
     assert choice.loc["B0", ["best", "chosen", "lowest_cv"]].tolist() == [96, 64, 32]
     assert choice.loc["B0", "least"] == pytest.approx(0.88)
     assert choice.loc["V2M", "chosen"] == 64 and choice.loc["V2M", "lowest_cv"] is pd.NA
+
+
+def test_no_size_is_chosen_where_nothing_is_learnt():
+    label = ["2", "3"] * 20
+    constant = sweep_run("a", table(label, ["2"] * 40), crop=32, seed=1)
+    learnt = sweep_run("b", table(label, label), crop=64, seed=1)
+    again = sweep_run("c", table(label, ["3"] * 40), crop=32, seed=2)
+    spread = ev.size_spread([constant, learnt, again])
+    assert spread[["n", "one_class"]].to_numpy().tolist() == [[2, 2], [1, 0]]
+    assert ev.choose_size(spread).loc["B0", "chosen"] == 64
+    nothing = ev.choose_size(ev.size_spread([constant, again]))
+    assert nothing.loc["B0", ["best", "chosen", "lowest_cv"]].isna().all()
+
+
+def test_spread_over_seeds_stands_beside_the_sampling_error():
+    rng = np.random.default_rng(1)
+    label = rng.choice(ARM_CLASSES, 200)
+    runs = [
+        sweep_run(f"s{seed}", table(label, rng.permutation(label)), seed=seed) for seed in range(3)
+    ]
+    others = [
+        sweep_run("merged", runs[0].predictions, merge="3+4"),
+        sweep_run("other galaxies", table(label, label, first=1000), seed=5),
+        sweep_run("fold", runs[0].predictions, fold=0),
+    ]
+    found = ev.seed_sampling([*runs, *others]).set_index("metric")
+    assert list(found.index) == list(ev.SCORES)
+    assert (found["seeds"] == 3).all() and (found["galaxies"] == 200).all()
+    accuracy = [(run.predictions["predicted"] == label).mean() for run in runs]
+    row = found.loc["accuracy"]
+    assert row["sd"] == pytest.approx(np.std(accuracy, ddof=1))
+    bounds = [ev.wilson(round(200 * a), 200) for a in accuracy]
+    half = np.mean([high - low for low, high in bounds]) / 2
+    assert row["half_width"] == pytest.approx(half)
+    assert row["ratio"] == pytest.approx(1.96 * row["sd"] / half, rel=1e-4)
+    assert ev.seed_sampling(runs[:1]).empty
 
 
 def fold_runs(label, predicted, folds=3, repeats=1, **settings):
@@ -675,6 +712,62 @@ def test_cross_validation_counts_every_galaxy_once_by_the_fold_that_tests_it():
     np.testing.assert_array_equal(pooled.confusion(), first)
     with pytest.raises(InputError, match="test none of the galaxies"):
         ev.cross_validate(runs, [-1])
+
+
+def test_the_share_of_an_interval_is_that_of_the_galaxies_trained_on():
+    label, _, predicted = simulate(300)
+    runs = fold_runs(names(label), [names(predicted)])
+    for run in runs:  # a quarter of what is not tested chooses the epoch only
+        train = run.predictions.index[run.predictions["split"] == "train"]
+        run.predictions.loc[train[::4], "split"] = "validation"
+    values = [np.mean(r.part("test")["label"] == r.part("test")["predicted"]) for r in runs]
+    row = ev.cross_validate(runs)[1].loc["accuracy"]
+    error = np.sqrt((1 / 3 + 100 / 150) * np.var(values, ddof=1))
+    half = row["fold_high"] - row["fold_mean"]
+    assert half == pytest.approx(stats.t.isf(0.025, 2) * error, rel=0.02)
+
+
+def test_folds_are_counted_by_repeat():
+    label = names(simulate(200)[0])
+    ten = fold_runs(label, [label, label], folds=5, repeats=2)
+    for run in ten:
+        run.settings["folds"] = 5
+    assert ev.folds_name(ten) == "2 x 5 folds"
+    assert ev.folds_name(ten[:5]) == "5 folds"
+    assert ev.folds_name(ten[:7]) == "7 of 2 x 5 folds"
+    assert ev.folds_name(ten[:1]) == "1 of 5 folds"
+    assert ev.pool(ten).name == "B0, 5 folds"
+
+
+def test_fold_optimism_by_hand():
+    """Two classes; recalls of 0.9 in validation and 0.8 and 0.5 in the test part."""
+    runs = []
+    for fold, extra in enumerate((0, 2)):
+        parts = [
+            ("validation", "1", 10, 9),
+            ("validation", "2", 10, 9),
+            ("test", "1", 10, 8 - extra),
+            ("test", "2", 100, 50),  # ten times as frequent as among the validation galaxies
+            ("train", "1", 55, 55),
+        ]
+        rows = [
+            (split, m, m if k < right else {"1": "2", "2": "1"}[m])
+            for split, m, n, right in parts
+            for k in range(n)
+        ]
+        shown = pd.DataFrame(rows, columns=["split", "label", "predicted"])
+        shown.insert(0, "galaxy_id", range(len(shown)))
+        runs.append(sweep_run(f"f{fold}", shown, fold=fold, folds=2, protocol="sound"))
+    found = ev.fold_optimism(runs)
+    values = [0.9 - (0.8 + 0.5) / 2, 0.9 - (0.6 + 0.5) / 2]
+    row = found.loc["accuracy"]
+    assert row["validation"] == pytest.approx(0.9) and row["test"] == pytest.approx(0.6)
+    assert row["optimism"] == pytest.approx(np.mean(values))
+    half = stats.t.isf(0.025, 1) * np.sqrt((1 / 2 + 110 / 55) * np.var(values, ddof=1))
+    assert row["high"] - row["optimism"] == pytest.approx(half)
+    assert row["folds"] == "2 folds" and not row["told_from_0"]
+    single = ev.fold_optimism(runs[:1])
+    assert single["low"].isna().all() and single["told_from_0"].isna().all()
 
 
 def test_runs_are_grouped_by_everything_but_the_fold():

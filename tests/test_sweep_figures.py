@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 from lib import paper
 from lib.evaluation import SCORES
@@ -18,11 +19,11 @@ def close_figures():
 
 def test_size_spread_draws_means_spread_and_the_paper():
     rows = [
-        (role, crop, 2 * crop, 0.5 + crop / 300 + shift, 0.02, 0.03, 0.05, 3)
+        (role, crop, 2 * crop, 0.5 + crop / 300 + shift, 0.02, 0.03, 0.05, 3, int(crop == 32))
         for role, shift in (("B0", 0), ("V2M", 0.05))
         for crop in (32, 64)
     ]
-    columns = ["role", "crop", "sky", "mean", "sd", "cv", "sampling", "n"]
+    columns = ["role", "crop", "sky", "mean", "sd", "cv", "sampling", "n", "one_class"]
     spread = pd.DataFrame(rows, columns=columns)
     chosen = pd.Series({"B0": 64, "V2M": 128})
     figure = figures.size_spread(spread, chosen, paper.FIGURE_5)
@@ -32,8 +33,22 @@ def test_size_spread_draws_means_spread_and_the_paper():
     np.testing.assert_allclose(v2m.get_ydata(orig=False), spread["mean"][2:])
     np.testing.assert_allclose(right.lines[0].get_ydata(orig=False), 3)
     np.testing.assert_allclose(right.lines[1].get_xdata(orig=False)[0], 64, atol=2)
+    points = [c for c in left.collections if isinstance(c, PathCollection)]
+    crossed = [c for c in points if list(c.get_sizes()) == [60]]
+    np.testing.assert_allclose(
+        [np.asarray(c.get_offsets(), float)[:, 0] for c in crossed], [[62.5], [65.5]]
+    )
     diamonds = [np.asarray(c.get_offsets(), float)[0] for c in left.collections[-2:]]
     np.testing.assert_allclose(diamonds, paper.FIGURE_5[["size", "f1"]])
+
+
+def test_no_line_is_drawn_where_no_size_is_chosen():
+    row = ("B0", 32, 64, 0.33, 0.0, 0.0, 0.05, 2, 2)
+    columns = ["role", "crop", "sky", "mean", "sd", "cv", "sampling", "n", "one_class"]
+    spread = pd.DataFrame([row], columns=columns)
+    chosen = pd.Series({"B0": pd.NA}, dtype="Int64")
+    for axis in figures.size_spread(spread, chosen, paper.FIGURE_5).axes:
+        assert not [line for line in axis.lines if line.get_linestyle() == ":"]
 
 
 def test_counts_are_drawn_per_class_and_choice():

@@ -25,9 +25,9 @@ def size_spread(spread: pd.DataFrame, chosen: pd.Series, paper: pd.DataFrame) ->
     ----------
     spread : DataFrame
         From `lib.evaluation.size_spread`, with ``sky``: side of the crop in pixels of the survey's
-        files.
+        files. Sizes at which a run gives all galaxies one class are crossed out.
     chosen : Series
-        Chosen size of each role, in the same pixels, marked by a dotted line.
+        Chosen size of each role, in the same pixels, marked by a dotted line; NA for none.
     paper : DataFrame
         ``size``, ``f1`` and ``cv_percent`` by role, see `lib.paper.FIGURE_5`.
     """
@@ -41,7 +41,9 @@ def size_spread(spread: pd.DataFrame, chosen: pd.Series, paper: pd.DataFrame) ->
             **dict(color=ROLE_COLOURS[role], alpha=0.12, linewidth=0),
         )
         axes[1].plot(x, 100 * sizes["cv"], **look, label=role)
-        for axis in axes:
+        idle = sizes["one_class"] > 0
+        axes[0].scatter(x[idle], sizes["mean"][idle], marker="x", s=60, color="0.2", zorder=4)
+        for axis in axes if pd.notna(chosen[role]) else ():
             axis.axvline(chosen[role] + shift, color=ROLE_COLOURS[role], linestyle=":", linewidth=1)
     for role, row in paper.iterrows():
         look = dict(marker="D", s=26, facecolor="white", edgecolor=ROLE_COLOURS[role], zorder=3)
