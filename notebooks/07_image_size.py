@@ -27,6 +27,8 @@
 # - `sizes.csv`: F1, its standard deviation and coefficient of variation at each size
 # - `metrics.json`: the chosen sizes
 # - figures
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up
@@ -76,7 +78,8 @@ if not runs:
 # ### 1.4 Measure a pixel
 #
 # Read how many pixels of the survey's images make one pixel of the cache, so that sizes can be
-# compared with the paper's.
+# compared with the paper's. A polar view follows the crop: it reaches to the edge, in rows of one and
+# the same step in ln(radius), so that what a network has learnt at one size means the same at another.
 
 # %%
 index = next(paths.step_folder(run_dir, "02_preprocessing").glob("images_*.parquet"))
@@ -90,7 +93,9 @@ display(Markdown(f"One pixel of the cache is {binning} x {binning} pixels of the
 #
 # Average macro-F1 over the seeds of each size. `sd` and `cv` = sd / mean say how much the outcome
 # depends on the seed; `low` and `high` bound the mean (95 %, Student). `sampling` is half the width
-# of a single run's interval: what other galaxies of the same kind would change.
+# of a single run's interval: what other galaxies of the same kind would change. `one_class` counts the
+# runs that give all galaxies one and the same class: these have learnt nothing, and their equal F1 is
+# no sign of stability.
 
 # %%
 spread = evaluation.size_spread(runs)
@@ -98,17 +103,32 @@ spread.insert(2, "sky", spread["crop"] * binning)
 display(spread.round(4))
 
 # %% [markdown]
-# ### 2.2 Choose a size
+# ### 2.2 Say what the spread lacks
+#
+# A frozen backbone's features are computed once for all seeds where these share the augmentation
+# (`view_seed`). The spread is then that of the head and of the order of the galaxies alone, and the
+# CV too small to be set beside one that has the augmentation in it.
+
+# %%
+shared = {
+    run.settings["role"] for run in runs if run.settings["training"].get("view_seed") is not None
+}
+lacking = f"without the augmentation's part for {', '.join(sorted(shared))}" if shared else "whole"
+display(Markdown(f"The spread over seeds is {lacking}."))
+
+# %% [markdown]
+# ### 2.3 Choose a size
 #
 # Take the smallest size whose mean is within one standard error of the best mean. The paper takes the
-# size with the lowest CV and a high F1; its column is `lowest_cv`.
+# size with the lowest CV and a high F1; its column is `lowest_cv`. Sizes at which no run has learnt
+# anything are not chosen from; where that is all of them, nothing is chosen (`<NA>`).
 
 # %%
 choice = evaluation.choose_size(spread)
 display(choice)
 
 # %% [markdown]
-# ### 2.3 Draw it
+# ### 2.4 Draw it
 #
 # Draw F1 and its CV. Differences between sizes that are smaller than the shaded band may be those of
 # the galaxies at hand.
@@ -120,7 +140,7 @@ style.show(
     out / "image_size.png",
     f"Left: macro-F1 of m = 2 against m = 3 at each size of the crop, mean and standard deviation of "
     f"up to {seeds} seeds (bars) and 95 % sampling error of one run (shaded). Right: coefficient of "
-    "variation. Dotted: the chosen sizes. Diamonds: the paper's best (Fig. 5).",
+    "variation. Dotted: the chosen sizes. Crosses: a run gives all galaxies one class. Diamonds: the paper's best (Fig. 5).",
 )
 
 # %% [markdown]
@@ -131,7 +151,7 @@ style.show(
 # %%
 with paths.atomic(out / "sizes.csv") as file:
     spread.to_csv(file, index=False)
-best = spread.loc[spread.groupby("role")["mean"].idxmax()].set_index("role")
+best = spread.merge(choice["best"].rename("crop").dropna().reset_index()).set_index("role")
 report.write_json(
     out / "metrics.json",
     {"best": best.to_dict("index"), "choice": choice.to_dict("index")},
@@ -143,14 +163,18 @@ report.write_json(
 # Sum up these runs and compare them with the paper.
 
 # %%
-lines = []
-for role, row in choice.iterrows():
-    top, theirs = best.loc[role], paper.FIGURE_5.loc[role]
+lines = [
+    f"- **{role}**: at every size each run gives all galaxies one class: nothing is learnt, and no size "
+    "chosen."
+    for role in choice.index[choice["best"].isna()]
+]
+for row in best.reset_index().itertuples():
+    theirs = paper.FIGURE_5.loc[row.role]
     lines.append(
-        f"- **{role}**: best at {top['crop']} px ({top['sky']} px of the survey's images) with a "
-        f"macro-F1 of {top['mean']:.3f}, standard deviation {top['sd']:.3f}, CV {top['cv']:.1%} over "
-        f"{top['n']} seeds, on {top['galaxies']} validation galaxies (sampling error "
-        f"{top['sampling']:.3f}). Chosen: {row['chosen']} px. The paper has {theirs['f1']:.3f} and "
+        f"- **{row.role}**: best at {row.crop} px ({row.sky} px of the survey's images) with a macro-F1 "
+        f"of {row.mean:.3f}, standard deviation {row.sd:.3f}, CV {row.cv:.1%} over {row.n} seeds, on "
+        f"{row.galaxies} validation galaxies (sampling error {row.sampling:.3f}). Chosen: "
+        f"{choice.loc[row.role, 'chosen']} px. The paper has {theirs['f1']:.3f} and "
         f"{theirs['cv_percent'] / 100:.1%} at {theirs['size']:.0f} px."
     )
 display(Markdown("\n".join(lines)))

@@ -32,6 +32,8 @@
 # - `table_3_left.csv`: F1 of all data against down-sampled data, beside the paper
 # - `metrics.json`: scores on the common galaxies
 # - figures
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up
@@ -94,8 +96,8 @@ groups = evaluation.fold_groups(runs)
 # %% [markdown]
 # ### 1.4 List what is compared
 #
-# Name each way and how often it was trained. `folds` counts the parts of the sample that were tested,
-# each by a network that had not seen it.
+# Name each way and how often it was trained. With the sound protocol `trainings` counts the parts of
+# the sample that were tested, each by a network that had not seen it.
 
 # %%
 listing = [
