@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 
 import nbformat
 import pandas as pd
@@ -16,8 +17,7 @@ import yaml
 from conftest import ROOT
 
 from lib import profiles, receipts, steps
-from lib.kaggle import bundle, metadata, session
-from lib.kaggle.packages import missing_packages
+from lib.kaggle import bundle, metadata, packages, session
 from lib.schema import InputError
 
 NO_NETWORK = """
@@ -141,7 +141,76 @@ def test_a_build_is_refused_before_it_begins(tmp_path, arguments, message):
 
 
 def test_nothing_is_missing_in_the_project_s_own_environment():
-    assert missing_packages() == []
+    assert packages.missing_packages() == []
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A folder with wheels of a package that is not installed; pip is told to install elsewhere."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for version in ("1.0", "2.0"):
+        about = f"tiny_package-{version}.dist-info"
+        files = {
+            "tiny_package.py": f"version = {version!r}\n",
+            f"{about}/METADATA": f"Metadata-Version: 2.1\nName: tiny-package\nVersion: {version}\n",
+            f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{about}/RECORD"])
+        with zipfile.ZipFile(folder / f"tiny_package-{version}-py3-none-any.whl", "w") as wheel:
+            for name, text in files.items():
+                wheel.writestr(name, text)
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "installed"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(packages.metadata, "requires", lambda _: ["tiny-package>=1", "pandas>=2"])
+    return folder
+
+
+def pin(monkeypatch, version):
+    monkeypatch.setattr(packages, "pins", lambda: {"tiny-package": version})
+
+
+def installed(folder):
+    return [path.name for path in (folder.parent / "installed").glob("tiny*.dist-info")]
+
+
+def test_what_is_missing_is_installed_from_wheels_in_the_locked_version(tiny, monkeypatch):
+    pin(monkeypatch, "1.0")
+    packages.install_missing(tiny)
+    assert installed(tiny) == ["tiny_package-1.0.dist-info"]
+    assert {p.name for p in (tiny.parent / "installed").glob("*.py")} == {"tiny_package.py"}
+
+
+def test_other_versions_are_taken_from_the_internet_only(tiny, monkeypatch, capfd):
+    pin(monkeypatch, "3.0")
+    with pytest.raises(RuntimeError, match="tiny-package>=1 could not be installed: switch the"):
+        packages.install_missing(tiny)
+    assert not installed(tiny)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tiny))  # stands for the internet
+    packages.install_missing()
+    assert installed(tiny) == ["tiny_package-2.0.dist-info"]
+    assert "versions of requirements.lock do not go with" in capfd.readouterr().out
+
+
+def test_without_internet_the_wheels_are_attached(tiny, tmp_path, monkeypatch):
+    pin(monkeypatch, "1.0")
+    monkeypatch.setattr(packages, "lacking", lambda: {"tiny-package"})
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tiny))
+    monkeypatch.delenv("PIP_TARGET")
+    code, kernel, *_ = bundle.build("smoke", tmp_path / "out", "somebody", internet=False)
+    assert (code / "tiny_package-1.0-py3-none-any.whl").is_file()
+    described = read_metadata(kernel)
+    assert described["enable_internet"] is False
+    notebook = nbformat.read(kernel / described["code_file"], as_version=4)
+    assert notebook.metadata["papermill"]["parameters"]["internet"] is False
+
+
+def test_wheels_are_those_of_what_kaggle_lacks_in_locked_versions():
+    lacking = packages.lacking()
+    assert {"snakemake", "zoobot", "yte"} <= lacking
+    assert not lacking & {"tensorflow", "keras", "numpy", "pandas", "spiral-arms"}
+    assert lacking <= packages.pins().keys()
+    assert packages.pins()["zoobot"] == "1.0.5"
 
 
 class Kaggle:
@@ -202,7 +271,7 @@ def test_a_session_runs_the_code_of_the_wheel_and_keeps_results(sessions):
     runs = kaggle.working / "runs" / "smoke"
     source = json.loads((kaggle.folder / "tmp" / "spiral-arms" / receipts.SOURCE).read_text())
     assert len(source["commit"]) == 40
-    for step in profiles.load("smoke").steps:
+    for step in profiles.load("smoke").outputs:
         assert receipts.verify(runs / step) == []
         assert receipts.read(runs / step)["git"] == source
     assert {p.name for p in kaggle.working.iterdir()} == {"runs"}
@@ -220,7 +289,7 @@ def test_the_next_session_does_only_the_rest(sessions):
 def test_the_same_seed_gives_the_same_numbers_elsewhere(sessions, smoke):
     """The whole chain, in another folder, from the wheel, interrupted and taken up."""
     kaggle, *_ = sessions
-    for step in profiles.load("smoke").steps:
+    for step in profiles.load("smoke").outputs:
         here, there = smoke[1] / step, kaggle.working / "runs" / "smoke" / step
         assert numbers(here) == numbers(there), step
 
@@ -240,16 +309,17 @@ def test_another_seed_gives_other_numbers(sessions, monkeypatch):
 def numbers(folder):
     """Hashes of a step's results, without pictures, notebook and log.
 
-    Two files hold more than numbers: the time that each epoch took, and the date of a zip archive.
+    Two files hold more than numbers: the time that each epoch took, and the date of a zip archive,
+    whose weights ``model.json`` has the hash of.
     """
     result = {
         name: value
         for name, value in receipts.read(folder)["outputs"].items()
         if not name.endswith((".png", ".ipynb", "log.txt"))
     }
-    if "model.keras" in result:
-        del result["model.keras"]
+    if result.pop("model.keras", None):
         result["weights"] = json.loads((folder / "model.json").read_text())["weights_sha256"]
+    if "history.csv" in result:
         history = pd.read_csv(folder / "history.csv").drop(columns="seconds")
         result["history.csv"] = history.to_csv()
     return result

@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         help="your name on Kaggle, by default $KAGGLE_USERNAME",
     )
     command.add_argument("--hours", type=float, default=11.0, help="time limit of a session")
-    command.add_argument("--no-internet", action="store_true", help="use attached files only")
+    command.add_argument(
+        "--no-internet", action="store_true", help="use attached files only, wheels included"
+    )
     command.add_argument(
         "--resume",
         action="store_true",
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             internet=not arguments.no_internet,
             resume=arguments.resume,
         )
-    except InputError as error:
+    except (InputError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -17,15 +17,14 @@ from papermill.parameterize import parameterize_notebook
 
 from lib import profiles, receipts
 from lib.download import DATASETS
-from lib.kaggle import metadata
+from lib.kaggle import metadata, packages
+from lib.kaggle.packages import PROJECT
 from lib.paths import project_root, resolve
 from lib.schema import InputError
 
 DRIVER = "notebooks/kaggle/driver.py"
 BUNDLED = "data/weights"
 CODE = "Spiral arms code"
-PROJECT = "project"
-"""Folder below `lib`, in the wheel only, that holds the notebooks, the profiles and Snakefile."""
 
 
 def build(
@@ -50,7 +49,8 @@ def build(
     hours : float
         Time after which a session stops by itself, below Kaggle's limit of 12.
     internet : bool
-        Whether kernels may download what is neither attached nor installed.
+        Whether kernels may download what is neither attached nor installed. If not, wheels of the
+        packages that Kaggle may lack go into the data set.
     resume : bool
         Attach the outputs of the kernels themselves, which must have run already.
 
@@ -64,6 +64,8 @@ def build(
     InputError
         Before anything is built: no user, unknown profile, times that are not possible, metadata
         that Kaggle would refuse. Afterwards: the wheel could not be built.
+    RuntimeError
+        If the wheels of other packages could not be had.
     """
     if not user:
         raise InputError("your name on Kaggle is missing: give --user or set KAGGLE_USERNAME")
@@ -85,6 +87,8 @@ def build(
     folders = [out / "code"]
     folders[0].mkdir(parents=True)
     wheel = build_wheel(folders[0])
+    if not internet:
+        packages.download(folders[0])
     _write_json(folders[0] / "dataset-metadata.json", code)
     for until, kernel in kernels.items():
         folder = out / kernel["id"].split("/")[1]
@@ -99,6 +103,7 @@ def build(
                 "hours": hours,
                 "wheel": wheel.name,
                 "wheel_sha256": receipts.sha256(wheel),
+                "internet": internet,
             },
         )
         nbformat.write(notebook, path)
@@ -170,7 +175,8 @@ def build_wheel(folder: Path) -> Path:
         stage = Path(temporary)
         shutil.copytree(root / "lib", stage / "lib", ignore=ignored)
         shutil.copytree(root / "notebooks", stage / "lib" / PROJECT / "notebooks", ignore=ignored)
-        shutil.copy(root / "Snakefile", stage / "lib" / PROJECT)
+        for name in ("Snakefile", packages.LOCK):
+            shutil.copy(root / name, stage / "lib" / PROJECT)
         if (root / BUNDLED).is_dir():
             shutil.copytree(root / BUNDLED, stage / "lib" / PROJECT / BUNDLED)
         _write_json(stage / "lib" / PROJECT / receipts.SOURCE, receipts.git_state())

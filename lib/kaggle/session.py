@@ -21,7 +21,7 @@ import pandas as pd
 import lib
 from lib import profiles, receipts, steps, sweeps
 from lib.download.kaggle import input_folder
-from lib.kaggle.bundle import PROJECT
+from lib.kaggle.packages import PROJECT
 from lib.paths import project_root, resolve
 from lib.schema import InputError
 from lib.steps import StepError

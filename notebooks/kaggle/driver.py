@@ -47,6 +47,8 @@ hours = 11.0
 wheel = ""
 # Its SHA-256: this notebook runs with the code that it was built with, and no other.
 wheel_sha256 = ""
+# Install packages from the internet, or else from the wheels in that data set.
+internet = True
 
 # %% [markdown]
 # ### 1.3 Find the code
@@ -85,13 +87,13 @@ os.environ.setdefault("SPIRAL_ARMS_ROOT", str(Path(tempfile.gettempdir()) / "spi
 # %% [markdown]
 # ### 1.5 Install what is missing
 #
-# Install packages that Kaggle lacks. A package that is there stays in its version, TensorFlow above
-# all.
+# Install packages that Kaggle lacks, in the versions of requirements.lock. A package that is there
+# stays in its version, TensorFlow above all.
 
 # %%
 from lib.kaggle import packages as requirements
 
-requirements.install_missing()
+requirements.install_missing(None if internet else fitting[0].parent)
 
 # %% [markdown]
 # ### 1.6 Lay out the project
