@@ -3,14 +3,20 @@
 import json
 import re
 import subprocess
+import zipfile
 
 import pytest
 from conftest import ROOT
 
-KEPT = {".ipynb", ".py", ".md", ".yaml", ".yml", ".json", ".txt", ".toml", ".sh", ".html", ".log"}
+from lib.kaggle import bundle
+
+KEPT = {
+    *(".ipynb", ".py", ".md", ".yaml", ".yml", ".json", ".txt", ".toml", ".sh", ".html", ".log"),
+    ".csv",
+}
 
 PATTERNS = {
-    "Hugging Face token": r"\bhf_[A-Za-z]{30,}\b",
+    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
     "Kaggle key": r"\bkey\\?[\"']?\s*[:=]\s*\\?[\"'][0-9a-f]{32}\\?[\"']",
     "Kaggle variable": r"KAGGLE_(?:KEY|API_TOKEN)\\?[\"']?\]?\s*[=:]\s*\\?[\"']?[A-Za-z0-9_]{16,}",
     "Kaggle token": r"\bKGAT_[A-Za-z0-9]{20,}\b",
@@ -29,7 +35,7 @@ def credentials(text):
 
 
 def kept_files():
-    """Files under git, and notebooks and logs of runs."""
+    """Files under git, and what runs in this checkout have made."""
     listing = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
@@ -38,24 +44,51 @@ def kept_files():
     if listing.returncode:
         pytest.skip("this is no git checkout, so it cannot be told what is kept")
     names = [ROOT / name for name in listing.stdout.split("\0") if name]
-    runs = [p for p in ROOT.glob("runs/*/*/*") if p.is_file()]
-    return [p for p in names + runs if p.suffix in KEPT and p.is_file()]
+    return [p for p in names + texts(ROOT / "runs") if p.suffix in KEPT and p.is_file()]
+
+
+def texts(folder):
+    """Files of text at any depth below a folder."""
+    return [p for p in folder.rglob("*") if p.suffix in KEPT and p.is_file()]
+
+
+def with_credentials(files):
+    """Files that hold credentials, and of which kinds."""
+    return {
+        str(path): kinds
+        for path in files
+        if (kinds := credentials(path.read_text(encoding="utf-8", errors="replace")))
+    }
 
 
 def test_nothing_kept_holds_credentials():
     files = kept_files()
     assert {p.name for p in files} >= {"00_mock_survey.ipynb", "steps.py", "mock.yaml"}
-    found = {
-        str(path.relative_to(ROOT)): kinds
-        for path in files
-        if (kinds := credentials(path.read_text(encoding="utf-8", errors="replace")))
-    }
-    assert not found
+    assert not with_credentials(files)
+
+
+@pytest.mark.chain
+def test_a_run_holds_no_credentials(smoke):
+    files = texts(smoke[1])
+    names = {path.relative_to(smoke[1]).as_posix() for path in files}
+    assert {"03_train_b0/log.txt", "03_train_b0/03_train_b0.ipynb"} <= names
+    assert any(name.startswith("sweeps/") and name.endswith("/receipt.json") for name in names)
+    assert not with_credentials(files)
+
+
+def test_what_goes_to_kaggle_holds_no_credentials(tmp_path):
+    code, *_ = bundle.build("smoke", tmp_path / "out", "somebody")
+    (wheel,) = code.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "out" / "wheel")
+    files = texts(tmp_path / "out")
+    assert {p.name for p in files} >= {"driver.ipynb", "kernel-metadata.json", "steps.py"}
+    assert not with_credentials(files)
 
 
 # Put together here, so that this file does not hold what it looks for.
 PLANTED = {
-    "Hugging Face token": "token = 'hf_" + "aBcDeFgHiJ" * 4 + "'",
+    "Hugging Face token": "token = 'hf_" + "aBcDeFgH1J" * 4 + "'",
     "Kaggle key": '{"username":"someone","key":"' + "0123456789abcdef" * 2 + '"}',
     "Kaggle variable": "os.environ['KAGGLE_KEY'] = '" + "0123456789abcdef" * 2 + "'",
     "Kaggle token": "KGAT_" + "0123456789abcdef" * 2,
