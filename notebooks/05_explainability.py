@@ -36,6 +36,8 @@
 # * `metrics.json`: the scoreboard's and the arm readings' numbers, for the run's report
 # * beside this notebook's folder, `cache/maps`: every map made and its scores, so that a rerun is
 #   quick
+#
+# Terms of the field are explained in the [glossary](../docs/glossary.md).
 
 # %% [markdown]
 # ## 1 Set-up
@@ -379,13 +381,13 @@ style.show(
 # round the galaxy: that they fall off from its centre is alike in all of them.
 
 # %%
-few = drawn.sample(min(sanity_galaxies, len(drawn)), random_state=seed).index
+tried = drawn.sample(min(sanity_galaxies, len(drawn)), random_state=seed).index
 checks = {}
 for name, s in subjects.items():
-    before = {method: scored_maps[name][method][few] for method in [*maps.METHODS, "edges"]}
+    before = {method: scored_maps[name][method][tried] for method in [*maps.METHODS, "edges"]}
     calibration = s.run.predictions["galaxy_id"].head(calibration_galaxies)
     checks[name] = s.sanity(
-        before, scored[name].loc[few], calibration, depths=sanity_depths, seed=seed
+        before, scored[name].loc[tried], calibration, depths=sanity_depths, seed=seed
     )
 cascaded = pd.concat(made.assign(model=name) for name, (made, _) in checks.items())
 swapped = pd.concat(made.assign(model=name) for name, (_, made) in checks.items())
@@ -399,7 +401,7 @@ style.show(
     out / "sanity.png",
     "Similarity of each method's maps to those of the trained network, while ever more of the network "
     "is re-initialised. A rank correlation along rings that stays above the grey line shows edges, not "
-    f"reasons; SSIM is high for any coarse map. Mean of {len(few)} galaxies.",
+    f"reasons; SSIM is high for any coarse map. Mean of {len(tried)} galaxies.",
 )
 
 # %% [markdown]
@@ -456,7 +458,8 @@ display(found.sort_values(["model", "gain"], ascending=[True, False]).round(3))
 # %%
 by_class = localisation.by_class(located)
 by_class.to_csv(out / "localisation_by_class.csv")
-display(by_class.query("map in @maps.METHODS").round(3))
+with pd.option_context("display.max_rows", None):
+    display(by_class.query("map in @maps.METHODS").round(3))
 
 # %% [markdown]
 # ### 8.1 Test the paper's sentences
@@ -484,7 +487,8 @@ display(by_control.sort_values("p_holm").round(3))
 #
 # In polar coordinates logarithmic arms are straight lines; the strongest Fourier mode gives their
 # number and pitch angle. Read more galaxies, from SmoothGrad, from the method that finds the arms
-# best (`arm_method`) and from the image itself, the map to beat.
+# best (`arm_method`; on the mock survey chosen by the gain in section 8) and from the image itself,
+# the map to beat.
 
 # %%
 more = gallery.spread(
@@ -604,7 +608,7 @@ lines = [
 flags = "; ".join(f"{row['map']} ({row['model']})" for _, row in flagged.iterrows()) or "none"
 lines.append(
     "* **Surviving full randomisation, so showing edges rather than reasons** (rank correlation along "
-    f"rings above {sanity.SURVIVES}, {len(checks['B0'][0]['galaxy'].unique())} galaxies): {flags}."
+    f"rings above {sanity.SURVIVES}, {len(tried)} galaxies): {flags}."
 )
 display(Markdown("\n".join(lines)))
 
