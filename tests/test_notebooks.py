@@ -105,8 +105,13 @@ def test_profiles_are_valid(name):
     assert profile.description and set(profile.steps).isdisjoint(profile.skipped)
 
 
-def test_every_notebook_default_is_the_mock_profile_but_for_the_networks():
-    """The defaults of 03 and 04 are the paper's networks, the embedded run's the bundled one."""
+def test_every_notebook_default_is_the_mock_profile_but_for_networks_and_sizes():
+    """The defaults of 03 and 04 are the paper's networks, the embedded run's the bundled one.
+
+    Its cache holds whole images, for the sweep over sizes.
+    """
     overrides = profiles.load("mock").overrides
     changed = {step: set(names) - {sweeps.PARAMETER} for step, names in overrides.items()}
-    assert [step for step, names in changed.items() if names] == ["03_train_b0", "04_train_v2m"]
+    expected = ["02_preprocessing", "03_train_b0", "04_train_v2m"]
+    assert [step for step, names in changed.items() if names] == expected
+    assert changed["02_preprocessing"] == {"crop"}
