@@ -54,6 +54,11 @@ def bundled_weights(step, parameters):
     return [os.path.relpath(path) for path in receipts.bundled_weights(settings)]
 
 
+def gpus_of(parameters):
+    """A step takes one GPU; a training that is divided between all of them takes all."""
+    return GPUS if parameters.get("devices") == "all" else 1
+
+
 def sweep_runs(**wanted):
     """Output folders of the profile's sweep runs with the wanted `sweep` or `step`."""
     runs = PROFILE.sweep_runs.items()
@@ -84,7 +89,7 @@ for step in PROFILE.steps:
         # one training per GPU; on a CPU, one at a time on all cores
         threads: max(1, workflow.cores // GPUS) if step in USES_GPU else 1
         resources:
-            gpu=int(step in USES_GPU),
+            gpu=gpus_of(PROFILE.overrides[step]) if step in USES_GPU else 0,
         shell:
             f"'{sys.executable}' -m lib.steps run {{params.step}} "
             f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
@@ -111,7 +116,9 @@ for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
             settings=lambda wildcards: PROFILE.sweep_runs[wildcards.run].parameters,
         threads: max(1, workflow.cores // GPUS if config.get("gpus") else min(4, workflow.cores // 2))
         resources:
-            gpu=int(bool(config.get("gpus"))),
+            gpu=lambda wildcards: (
+                gpus_of(PROFILE.sweep_runs[wildcards.run].parameters) if config.get("gpus") else 0
+            ),
         shell:
             f"'{sys.executable}' -m lib.steps run '{{wildcards.run}}' "
             f"--profile {PROFILE.name} {DATA} --gpu --after {{input.after}}"

@@ -99,15 +99,26 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def _one_gpu(folder: Path) -> Iterator[None]:
-    """Where there are several GPUs, let the kernel see only one, which no other step is using."""
+def _gpus_of_its_own(folder: Path, devices: str) -> Iterator[None]:
+    """Where there are several GPUs, keep other steps from the one, or all, that this step uses.
+
+    Of several the kernel sees only one, unless it trains on "all" devices.
+    """
     gpus = visible_gpus()
     if len(gpus) < 2:
         yield
         return
     with ExitStack() as held:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _first_free(gpus, folder, held)
+        if devices == "all":
+            for gpu in gpus:
+                held.enter_context(_locked(_gpu_lock(folder, gpu), "a step", float("inf")))
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = _first_free(gpus, folder, held)
         yield
+
+
+def _gpu_lock(folder: Path, gpu: str) -> Path:
+    return folder / f".gpu-{gpu}.lock"
 
 
 def _first_free(gpus: list[str], folder: Path, held: ExitStack) -> str:
@@ -115,7 +126,7 @@ def _first_free(gpus: list[str], folder: Path, held: ExitStack) -> str:
     while True:
         for gpu in gpus:
             with suppress(InputError):
-                held.enter_context(_locked(folder / f".gpu-{gpu}.lock", "a step", 0))
+                held.enter_context(_locked(_gpu_lock(folder, gpu), "a step", 0))
                 return gpu
         time.sleep(1)
 
@@ -337,7 +348,8 @@ def _run_step(arguments: argparse.Namespace) -> None:
     start = time.time()
     run_dir = resolve(profile.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _one_gpu(run_dir) if arguments.gpu else nullcontext():
+    devices = parameters.get("devices", "one")
+    with _gpus_of_its_own(run_dir, devices) if arguments.gpu else nullcontext():
         # Runs of a sweep go side by side: their lines stay in their logs.
         folder = run(step, parameters, arguments.after, step[:2] if name == step else "")
     relative = os.path.relpath(folder, project_root())

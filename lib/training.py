@@ -89,6 +89,9 @@ class Protocol:
         of its own; otherwise the step is that of the whole batch.
     jit : bool
         Compile the training step by XLA; only where there is a GPU.
+    devices : {"one", "all"}
+        Whether every batch is divided between all GPUs (`tf.distribute.MirroredStrategy`), whose
+        gradients are added: the step is that of the whole batch, up to rounding.
     """
 
     name: str = "published"
@@ -107,6 +110,7 @@ class Protocol:
     precision: str = "float32"
     accumulate: int = 1
     jit: bool = False
+    devices: str = "one"
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "patience", "feature_views", "accumulate"):
@@ -139,6 +143,36 @@ class Protocol:
                 "jit = True, but TensorFlow sees no GPU here: on processors XLA makes a training 4 "
                 "to 12 times slower. Set jit = False."
             )
+
+        if self.devices not in ("one", "all"):
+            raise InputError(f"devices = {self.devices!r}: choose one or all")
+        alone = {
+            "feature_views": (self.feature_views, None),
+            "batch_norm": (self.batch_norm, "inference"),
+            "accumulate": (self.accumulate, 1),
+            "jit": (self.jit, False),
+        }
+        for name, (value, needed) in alone.items() if self.devices == "all" else ():
+            if value != needed:
+                raise InputError(
+                    f"{name} = {value!r} goes with devices = 'one': to train on all GPUs at once, "
+                    f"set {name} = {needed!r}"
+                )
+        if self.devices == "all" and self.precision == "mixed_float16":
+            raise InputError(
+                "precision = 'mixed_float16' goes with devices = 'one': take mixed_bfloat16 or "
+                "float32 to train on all GPUs at once"
+            )
+
+    def strategy(self) -> tf.distribute.Strategy:
+        """Where variables are and steps run: on all GPUs, or TensorFlow's default, one device.
+
+        Without GPUs, all processors that TensorFlow sees as such: mostly one.
+        """
+        if self.devices == "one":
+            return tf.distribute.get_strategy()
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
 
     def transforms(self, rows: np.ndarray, cache: ImageCache, view: int | np.ndarray) -> np.ndarray:
         """Augmentation of some rows of the cache in one view, see `lib.images.transforms`.
@@ -422,12 +456,15 @@ def train(
 
     if protocol.deterministic:
         tf.config.experimental.enable_op_determinism()
-    model, receipt = models.build(network, len(classes), protocol.seed)
-    models.set_precision(model, protocol.precision)
+    strategy = protocol.strategy()
+    with strategy.scope():
+        model, receipt = models.build(network, len(classes), protocol.seed)
+        models.set_precision(model, protocol.precision)
     settings = {
         **network.settings(),
         "protocol": protocol.name,
         "training": asdict(protocol),
+        "replicas": strategy.num_replicas_in_sync,
         "classes": list(classes),
         **(notes or {}),
         "initial_weights": receipt,
@@ -482,6 +519,7 @@ def train(
         trained,
         forward,
         protocol,
+        strategy,
         in_training,
         make_loss(protocol, class_weights(labels, len(classes))),
         epoch,
@@ -583,6 +621,7 @@ def _fit(
     model: keras.Model,
     forward: Callable,
     protocol: Protocol,
+    strategy: tf.distribute.Strategy,
     in_training: bool,
     loss: Callable,
     epoch_data: Callable[[int], tf.data.Dataset],
@@ -592,17 +631,21 @@ def _fit(
     log: Callable[[str], None],
 ) -> _State:
     """Train a model and leave it with the weights of its best epoch."""
-    optimizer = keras.optimizers.Adam(protocol.learning_rate)
-    if protocol.precision == "mixed_float16":  # small gradients are zero in its narrow range
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(model.trainable_variables)
+    with strategy.scope():
+        optimizer = keras.optimizers.Adam(protocol.learning_rate)
+        if protocol.precision == "mixed_float16":  # small gradients are zero in its narrow range
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
     variables = [*model.variables, *optimizer.variables]
     state = checkpoint.restore(variables)
     if state.history:
         log(f"going on after epoch {len(state.history)} of an earlier run")
-    step = _step_function(
-        model, optimizer, loss, in_training, accumulate=protocol.accumulate, jit=protocol.jit
-    )
+    if protocol.devices == "all":
+        step = _distributed_step(model, optimizer, loss, strategy)
+    else:
+        step = _step_function(
+            model, optimizer, loss, in_training, accumulate=protocol.accumulate, jit=protocol.jit
+        )
     while not state.finished(protocol):
         start = time.perf_counter()
         epoch = len(state.history)
@@ -691,6 +734,44 @@ def _step_function(
         return tf.add_n(values), tf.add_n(hits)
 
     return step_in_parts
+
+
+def _distributed_step(model, optimizer, loss, strategy: tf.distribute.Strategy) -> Callable:
+    """One step on several devices, as `_step_function`; each computes a part of the batch.
+
+    Keras' optimizer adds up the gradients of all devices before it applies them.
+    """
+    variables, replicas = model.trainable_variables, strategy.num_replicas_in_sync
+
+    def part(inputs, targets, share):
+        with tf.GradientTape() as tape:
+            probabilities = model(inputs, training=False)
+            # Keras' losses divide by the number of devices, for parts of equal size.
+            value = replicas * share * loss(targets, probabilities)
+        optimizer.apply(tape.gradient(value, variables), variables)
+        hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
+        return value, tf.sign(share) * tf.reduce_sum(tf.cast(hits, tf.float32))
+
+    @tf.function
+    def parts(*arguments):
+        values, hits = strategy.run(part, arguments)
+        add = tf.distribute.ReduceOp.SUM
+        return strategy.reduce(add, values, axis=None), strategy.reduce(add, hits, axis=None)
+
+    def step(inputs, targets):
+        n = len(targets)
+        ends = np.linspace(0, n, replicas + 1).round().astype(int)
+
+        def of_replica(context):
+            i = context.replica_id_in_sync_group
+            share = (ends[i + 1] - ends[i]) / n
+            # A device without a galaxy of its own takes the first, which then counts nothing.
+            chosen = slice(ends[i], ends[i + 1]) if share else slice(1)
+            return inputs[chosen], targets[chosen], tf.constant(share, tf.float32)
+
+        return parts(*strategy.experimental_distribute_values_from_function(of_replica))
+
+    return step
 
 
 def _run_epoch(step: Callable, data: tf.data.Dataset) -> tuple[float, float]:

@@ -344,6 +344,7 @@ NOTEBOOK = """# ---
 run_dir = "runs/mock"
 output = "{name}"
 seconds = 0
+devices = "one"
 
 # %%
 import os, time
@@ -376,22 +377,40 @@ def load(root, **content):
     return profiles.load("mock")
 
 
-@pytest.mark.chain
-def test_two_trainings_run_side_by_side_each_on_its_gpu(checkout, monkeypatch):
+@pytest.fixture
+def two_gpus(checkout, monkeypatch):
+    """A machine that says it has two GPUs."""
     fake = checkout / "bin" / "nvidia-smi"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho 'GPU 0: Tesla T4'\necho 'GPU 1: Tesla T4'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    profile = load(checkout, steps=["03_train_b0", "04_train_v2m"], all={"seconds": 10})
+
+
+def run_both_trainings(checkout, **settings):
+    """Their folders, and when each began and ended."""
+    profile = load(checkout, steps=["03_train_b0", "04_train_v2m"], all=settings)
     assert session.run_chain(profile)
     folders = [checkout / "runs" / "mock" / step for step in profile.steps]
-    assert {(f / "gpu.txt").read_text() for f in folders} == {"0", "1"}
-    assert {receipts.read(f)["cuda_visible_devices"] for f in folders} == {"0", "1"}
     starts, ends = (
         [float((f / name).read_text()) for f in folders] for name in ("start.txt", "end.txt")
     )
+    return folders, starts, ends
+
+
+@pytest.mark.chain
+def test_two_trainings_run_side_by_side_each_on_its_gpu(checkout, two_gpus):
+    folders, starts, ends = run_both_trainings(checkout, seconds=10)
+    assert {(f / "gpu.txt").read_text() for f in folders} == {"0", "1"}
+    assert {receipts.read(f)["cuda_visible_devices"] for f in folders} == {"0", "1"}
     assert max(starts) < min(ends), "one training waited for the other"
+
+
+@pytest.mark.chain
+def test_a_training_on_all_gpus_has_them_to_itself(checkout, two_gpus):
+    folders, starts, ends = run_both_trainings(checkout, devices="all")
+    assert {(f / "gpu.txt").read_text() for f in folders} == {""}, "one of them is hidden"
+    assert max(starts) > min(ends), "two trainings shared a GPU"
 
 
 @pytest.mark.chain

@@ -448,6 +448,45 @@ def test_a_killed_process_is_taken_up(survey, tmp_path):
     assert same_weights(straight, resumed)
 
 
+def test_several_devices_make_the_steps_of_one(survey, tmp_path):
+    """Two devices, made of a processor; the last batch of an epoch has one galaxy for both."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        import tensorflow as tf
+        (processor,) = tf.config.list_physical_devices("CPU")
+        half = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(processor, [half, half])
+        sys.path.insert(0, {str(__file__).rpartition("/")[0]!r})
+        import test_training as t
+        t.models.weights.build = t.small_backbone
+        folder, out = Path({str(survey[2])!r}), Path({str(tmp_path)!r})
+        table = t.pd.read_csv(folder / "assignment.csv", dtype={{"label": str}})
+        assert (table["split"] == "train").sum() % 7 == 1
+        given = table, t.images.open_cache(folder / "cache", t.CROP), folder
+        settings = dict(batch_size=7, learning_rate=1e-3)
+        one = t.run(given, out / "one", **settings)
+        all_ = t.run(given, out / "all", devices="all", **settings)
+        assert [r.settings["replicas"] for r in (one, all_)] == [1, 2]
+        assert not t.same_weights(one, t.run(given, out / "other", **(settings | {{"seed": 7}})))
+        for a, b in zip(one.model.weights, all_.model.weights):
+            t.np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
+        history = [r.history.drop(columns="seconds") for r in (one, all_)]
+        t.pd.testing.assert_frame_equal(*history, rtol=1e-4)
+        try:
+            t.run(given, out / "broken", log=t.stop_after(2), devices="all", **settings)
+        except t.StopHereError:
+            resumed = t.run(given, out / "broken", log=print, devices="all", **settings)
+        assert t.same_weights(all_, resumed)
+    """
+    survey[0].to_csv(survey[2] / "assignment.csv", index=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("going on after epoch 2 of an earlier run")
+
+
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 7}])
 def test_a_run_with_other_settings_starts_anew(survey, tmp_path, change):
     with pytest.raises(StopHereError):
@@ -556,6 +595,13 @@ def test_metrics_are_those_of_scikit_learn(survey, tmp_path):
         ({"accumulate": 0}, "accumulate = 0"),
         ({"precision": "float64"}, "precision = 'float64': choose one of float32, mixed_bf"),
         ({"precision": "mixed_bfloat16", "feature_views": 2}, "goes with feature_views = None"),
+        ({"devices": "two"}, "devices = 'two': choose one or all"),
+        ({"devices": "all", "feature_views": 2}, "set feature_views = None"),
+        (
+            {"devices": "all", "batch_norm": "train"},
+            "batch_norm = 'train' goes with devices = 'one'",
+        ),
+        ({"devices": "all", "precision": "mixed_float16"}, "take mixed_bfloat16 or float32"),
     ],
 )
 def test_impossible_protocols_are_refused(change, message):
