@@ -15,6 +15,7 @@ from tf_keras_vis.utils.scores import CategoricalScore
 
 from lib.explain import gallery, maps, pixels
 from lib.explain.maps import Explainer, MapSettings
+from lib.explain.subject import check_parameters
 from lib.figures import explain as figures
 from lib.paths import project_root
 from lib.polar import PolarView
@@ -254,6 +255,16 @@ def test_feature_maps_are_the_layers_activations(images):
     np.testing.assert_allclose(made["top_activation"], expected, atol=1e-6)
     with pytest.raises(InputError, match="no layer 'block9'.*top_activation"):
         maps.feature_maps(model, images[0], ["block9"])
+
+
+def test_method_that_arms_are_read_from_must_be_named_where_no_truth_is_known():
+    given = {}, [0.2, 1.2], ["a"], [[2, 2]], "cividis"
+    check_parameters(*given, "", has_truth=True)
+    check_parameters(*given, "occlusion", has_truth=False)
+    with pytest.raises(InputError, match="arm_method = '': choose from .*occlusion$"):
+        check_parameters(*given, "", has_truth=False)
+    with pytest.raises(InputError, match="arm_method = 'magic'.*finds the arms best"):
+        check_parameters(*given, "magic", has_truth=True)
 
 
 def test_feature_tiles_take_the_colours_asked_for():
