@@ -53,6 +53,7 @@ from lib.schema import ARM_CLASSES, RHO_COLUMNS
 from lib.surveys import open_survey
 from lib.surveys.mock import MASS_SHIFT, write_survey
 from lib.surveys.mock.galaxies import ARM_FREQUENCIES, SPIRAL_FRACTION
+from lib.surveys.mock.survey import mass_at_redshift
 
 style.use()
 
@@ -246,11 +247,13 @@ style.show(figures.frequencies(shares), out / "frequencies.png", caption)
 # ### 5.1 Recover the built-in shifts
 #
 # One-armed galaxies are made more massive and three-armed ones less massive than the others, by a
-# known amount. Compare each class with the classes that have no shift.
+# known amount. Compare each class with the classes that have no shift. Since distant galaxies of a
+# survey are the more massive ones, the mean mass at each galaxy's redshift is taken out first.
 
 # %%
-plain = spirals.loc[~spirals["arm_class"].isin(MASS_SHIFT), "log_mass"]
-recovered = spirals.groupby("arm_class")["log_mass"].agg(["size", "mean", "sem"])
+excess = spirals["log_mass"] - mass_at_redshift(spirals["redshift"])
+plain = excess[~spirals["arm_class"].isin(MASS_SHIFT)]
+recovered = excess.groupby(spirals["arm_class"]).agg(["size", "mean", "sem"])
 recovered["built in"] = [MASS_SHIFT.get(c, 0.0) for c in recovered.index]
 recovered["found"] = recovered["mean"] - plain.mean()
 recovered["95 % +-"] = 1.96 * recovered["sem"]
