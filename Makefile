@@ -40,12 +40,13 @@ lint: $(READY)
 verify: $(READY)
 	$(BIN)/python -m lib.steps verify --profile $(PROFILE)
 
-# The environment: uv where its wheel installs, pip as the fall-back.
+# The environment: uv where its wheel installs, pip as the fall-back. Both compile what they install:
+# where Python may not keep compiled files, each kernel would take 20 s to import TensorFlow, not 5.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-	  && $(BIN)/python -m uv pip install --python $(BIN)/python --requirement requirements.lock \
+	  && $(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python --requirement requirements.lock \
 	  || $(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
