@@ -411,20 +411,23 @@ def test_two_runs_of_one_step_do_not_share_a_folder(checkout, monkeypatch):
 
 @pytest.fixture
 def training_checkout(tmp_path):
-    """Notebook 03 with 64 galaxies of random pixels to train on, and a small head."""
+    """Notebook 03 with 64 galaxies to train on, noise with a bar of a class's own brightness."""
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     shutil.copy(ROOT / "notebooks" / "03_train_b0.py", tmp_path / "notebooks")
+    shutil.copytree(ROOT / "data" / "weights", tmp_path / "data" / "weights")
     rng = np.random.default_rng(3)
     folder = tmp_path / "runs" / "mock"
     (folder / "survey").mkdir(parents=True)
     sample = pd.DataFrame({"galaxy_id": np.arange(64), "label": ["1", "2", "3", "4"] * 16})
     sample["image_path"] = [f"survey/{i}.png" for i in sample["galaxy_id"]]
-    for path in sample["image_path"]:
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / path)
+    for i, path in enumerate(sample["image_path"]):
+        pixels = rng.integers(0, 60, (72, 72, 3), np.uint8)
+        pixels[30:42] += np.uint8(40 * (i % 4))
+        Image.fromarray(pixels).save(folder / path)
     for step in ("01_sample_selection", "02_preprocessing"):
         (folder / step).mkdir()
     sample.to_parquet(folder / "01_sample_selection" / "sample.parquet")
-    images.write_cache(sample, folder, folder / "02_preprocessing", crop=32, size=32)
+    images.write_cache(sample, folder, folder / "02_preprocessing", crop=72, size=72)
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(BETWEEN)
     return tmp_path
@@ -433,8 +436,8 @@ def training_checkout(tmp_path):
 # Features of the frozen backbone are kept, so that only the head is trained; many epochs, so that
 # the kill falls into one of them.
 TRAINING = {
+    **{"backbone": "PolarNet", "weights": "mock", "view": "polar", "crop": 72, "colour": "rgb"},
     "allow_empty": True,
-    "crop": 32,
     "dense_units": 64,
     "learning_rate": 0.01,
     "epochs": 80,
