@@ -335,7 +335,8 @@ def wilson(successes, n, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         p = successes / n
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    # At 0 and at n successes rounding must not leave the proportion outside.
+    return np.clip(centre - half, 0, p), np.clip(centre + half, p, 1)
 
 
 def cell_intervals(report: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:

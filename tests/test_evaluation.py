@@ -138,6 +138,13 @@ def test_wilson_agrees_with_scipy():
         ev.wilson(5, 4)
 
 
+def test_wilson_holds_the_proportion_itself():
+    n = np.arange(1, 400)
+    for successes in (0 * n, n // 3, n):
+        low, high = ev.wilson(successes, n)
+        assert (low <= successes / n).all() and (successes / n <= high).all()
+
+
 def test_cell_intervals_hold_their_values():
     table = ev.cell_intervals(ev.class_report(paper.B0_CONFUSION))
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
