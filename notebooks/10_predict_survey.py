@@ -188,10 +188,9 @@ read = rows[rows["reason"] == ""]
 style.show(
     figures.classes(read, exported.classes),
     out / "classes.png",
-    f"Left: share of each class among {len(read):,} galaxies, by the predicted class (bars) and by "
-    "the mean of its probability (diamonds); where the two lie apart, the network is unsure of that "
-    "class. Right: the further to the left, the surer the network; at the dotted line it cannot "
-    "tell the classes apart at all.",
+    f"Left: share of each class among {len(read):,} galaxies, by predicted class (bars) and by mean "
+    "probability (diamonds); where the two differ, the network is unsure of that class. Right: "
+    "further left is surer; at the dotted line it cannot tell the classes apart at all.",
 )
 
 # %% [markdown]
