@@ -310,7 +310,8 @@ def numbers(folder):
     """Hashes of a step's results, without pictures, notebook and log.
 
     Two files hold more than numbers: the time that each epoch took, and the date of a zip archive,
-    whose weights ``model.json`` has the hash of.
+    whose weights ``model.json`` has the hash of. An exported network and its catalogue name the run
+    that they come from, with its receipt, beside their numbers.
     """
     result = {
         name: value
@@ -322,6 +323,12 @@ def numbers(folder):
     if "history.csv" in result:
         history = pd.read_csv(folder / "history.csv").drop(columns="seconds")
         result["history.csv"] = history.to_csv()
+    if "catalogue.parquet" in result:
+        named = ("model/card", "model/model", "catalogue", "plan.json")
+        result = {name: value for name, value in result.items() if not name.startswith(named)}
+        card = json.loads((folder / "model" / "card.json").read_text())
+        result["exported"] = [card[key] for key in ("weights_sha256", "scores", "calibration")]
+        result["catalogue"] = pd.read_parquet(folder / "catalogue.parquet").to_csv()
     return result
 
 
