@@ -85,7 +85,7 @@ def gather(profile: profiles.Profile) -> dict:
     networks = {run.name: facts([run]) for run in trained}
     swept = [out for out, run in profile.sweep_runs.items() if run.sweep == report.COMPARISON]
     for folds in evaluation.fold_groups([evaluation.read_run(folder / out) for out in swept]):
-        networks[f"{folds[0].settings['role']}, {len(folds)} folds"] = facts(folds)
+        networks[f"{folds[0].settings['role']}, {evaluation.folds_name(folds)}"] = facts(folds)
     data = profile.description.split(",")[0]
     return {**report.gather(folder), "data": data, "networks": networks}
 
