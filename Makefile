@@ -41,7 +41,7 @@ verify: $(READY)
 	$(BIN)/python -m lib.steps verify --profile $(PROFILE)
 
 # The environment: uv where its wheel installs, pip as the fall-back. Both compile what they install:
-# where Python may not keep compiled files, each kernel would take 20 s to import TensorFlow, not 5.
+# where Python may not keep compiled files, each kernel took 20 s to import TensorFlow, not 8.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
