@@ -123,7 +123,6 @@ def numbers(report: dict) -> pd.Series:
         the comparison has cell by cell.
     """
     compared = set()
-
     found = {name: flatten(step["metrics"]) for name, step in report["steps"].items()}
     if report["comparison"] is not None:
         compared = {row["run"] for row in report["comparison"]["table"]}

@@ -142,10 +142,15 @@ def _row(run: dict, name: str) -> dict[str, str]:
         "method": method,
         "data": f"{run['data']} (`{run['profile']}`)",
         "network": f"{network['backbone']}, {trained}, {network['crop']} px {network['colour']}",
-        "weights at the start": WEIGHTS.get(network["weights"], network["weights"]),
+        "weights at the start": _weights(network),
         "n": str(network["galaxies"]),
         **found,
     }
+
+
+def _weights(network: dict) -> str:
+    """Source of a network's weights, in the table's words."""
+    return WEIGHTS.get(network["weights"], network["weights"])
 
 
 def _paper_row(role: str) -> dict[str, str]:
@@ -194,8 +199,7 @@ def _figure(run: dict, figure: str, kept: str) -> list[str]:
     # Selection and pre-processing come before any network.
     if step >= "03":
         source += ". " + "; ".join(
-            f"{network['role']}: {network['backbone']}, weights at the start: "
-            f"{WEIGHTS.get(network['weights'], network['weights'])}"
+            f"{network['role']}: {network['backbone']}, weights at the start: {_weights(network)}"
             for name, network in run["networks"].items()
             if name in run["steps"]
         )
