@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from browser import BROKEN_PICTURES, console_errors, open_browser
 from conftest import ROOT
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
@@ -174,22 +175,29 @@ def lab(smoke, tmp_path):
 def test_widgets_filter_galaxies_in_jupyterlab(lab):
     chromium = open_browser()
     try:
-        wait = WebDriverWait(chromium, 300, poll_frequency=0.5)
+        # JupyterLab draws elements anew while the cells run: look again where one went away.
+        gone = [StaleElementReferenceException, NoSuchElementException]
+        wait = WebDriverWait(chromium, 300, poll_frequency=0.5, ignored_exceptions=gone)
         chromium.get(lab)
         # Cells that are run before the kernel is there are dropped without a word.
         status = "shell?.currentWidget?.sessionContext?.session?.kernel?.status"
         ready = f"return window.jupyterapp?.{status} == 'idle'"
         wait.until(lambda b: b.execute_script(ready))
         chromium.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        picture = (By.CSS_SELECTOR, ".widget-html img")
-        wait.until(lambda b: b.find_elements(*picture))
-        assert len(chromium.find_elements(By.CSS_SELECTOR, ".widget-dropdown select")) == 3
-        first = chromium.find_element(*picture).get_attribute("src")
 
-        label = Select(chromium.find_element(By.CSS_SELECTOR, ".widget-dropdown select"))
-        assert [o.text for o in label.options] == [explore.ANY, *CLASSES]
-        label.select_by_visible_text("3")
-        wait.until(lambda b: b.find_element(*picture).get_attribute("src") != first)
+        def picture(b):
+            return b.find_element(By.CSS_SELECTOR, ".widget-html img").get_attribute("src")
+
+        def label(b):
+            return Select(b.find_element(By.CSS_SELECTOR, ".widget-dropdown select"))
+
+        first = wait.until(picture)
+        dropdowns = ".widget-dropdown select"
+        wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, dropdowns)) == 3)
+        options = wait.until(lambda b: [option.text for option in label(b).options])
+        assert options == [explore.ANY, *CLASSES]
+        wait.until(lambda b: label(b).select_by_visible_text("3") or True)
+        wait.until(lambda b: picture(b) != first)
         assert chromium.execute_script(BROKEN_PICTURES) == []
         assert (
             chromium.find_elements(By.CSS_SELECTOR, ".jp-RenderedText[data-mime-type*=stderr]")
