@@ -36,6 +36,9 @@ PREDICTION_BATCH = 64
 BALANCES = ("none", "class weights", "balanced sampling", "focal loss")
 """What can be done about classes of unequal size, beside down-sampling them."""
 
+HEADS = ("gradient", "votes")
+"""How a head is found: by gradient steps on labels, or solved for from vote fractions."""
+
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 """What a training may compute in, as Keras names it; weights are kept in float32 always."""
 
@@ -76,6 +79,9 @@ class Protocol:
     view_seed : int or None
         Seed of the augmentation where runs with several seeds are to share features; None takes
         `seed`.
+    head : {"gradient", "votes"}
+        Whether the head is trained step by step on labels, as published, or solved for from vote
+        fractions (`lib.votes`), which takes a frozen backbone.
     seed : int
         Of the initial weights, the order and the augmentation.
     deterministic : bool
@@ -105,6 +111,7 @@ class Protocol:
     focal_gamma: float = 2.0
     feature_views: int | None = None
     view_seed: int | None = None
+    head: str = "gradient"
     seed: int = 42
     deterministic: bool = True
     precision: str = "float32"
@@ -121,6 +128,8 @@ class Protocol:
             raise InputError(f"learning_rate = {self.learning_rate}: it must be above 0")
         if self.name not in ("published", "sound"):
             raise InputError(f"protocol = {self.name!r}: choose published or sound")
+        if self.head not in HEADS:
+            raise InputError(f"head = {self.head!r}: choose one of {', '.join(HEADS)}")
         if self.batch_norm not in ("inference", "train"):
             raise InputError(f"batch_norm = {self.batch_norm!r}: choose inference or train")
         if self.balance not in BALANCES:
@@ -408,6 +417,7 @@ def train(
     assignment: pd.DataFrame,
     folder: str | Path,
     *,
+    votes: pd.DataFrame | None = None,
     features: str | Path | None = None,
     notes: dict | None = None,
     log: Callable[[str], None] = print,
@@ -428,6 +438,8 @@ def train(
     folder : path
         The state of the run is kept in its folder ``checkpoint`` after every epoch. If it holds the
         state of a run with the same settings, that run is taken up.
+    votes : DataFrame, optional
+        `galaxy_id` and `RHO_COLUMNS` of every galaxy, for a protocol whose head is "votes".
     features : path, optional
         Folder of the `FeatureStore`; only with `protocol.feature_views`.
     notes : dict, optional

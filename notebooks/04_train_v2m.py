@@ -46,7 +46,7 @@
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import evaluation, images, models, paper, paths, selection, training
+from lib import evaluation, images, models, paper, paths, recipes, selection, training
 from lib.figures import style
 from lib.figures import training as figures
 from lib.schema import InputError
@@ -65,6 +65,9 @@ style.use()
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "04_train_v2m"
+# published (as the parameters below say) or votes (`lib.recipes`: the best without downloads; it sets
+# network, view and head itself).
+recipe = "published"
 # Backbone, as Keras Applications names it.
 backbone = "EfficientNetV2M"
 # Where the backbone's weights come from: none, mock, imagenet, zoobot-hub, zoobot-checkpoint:<path>.
@@ -172,6 +175,7 @@ rules = training.Protocol(
     jit=jit,
     devices=devices,
 )
+network, rules = recipes.apply(recipe, network, rules)
 out = paths.output_folder(run_dir, output)
 
 # %% [markdown]
@@ -182,10 +186,10 @@ out = paths.output_folder(run_dir, output)
 # %%
 display(
     Markdown(
-        f"In the role of the paper's {network.role}: **{backbone}** on {crop} px {colour} images, "
-        f"shown as **{view}** views, "
-        f"weights at the start: **{weights}**, trained weights: **{network.trainable}**, protocol: "
-        f"**{protocol}**."
+        f"In the role of the paper's {network.role}: **{network.backbone}** on {network.crop} px "
+        f"{network.colour} images, shown as **{network.view}** views, weights at the start: "
+        f"**{network.weights}**, trained weights: **{network.trainable}**, recipe: **{recipe}**, "
+        f"protocol: **{protocol}**."
     )
 )
 
@@ -197,7 +201,8 @@ display(
 # Open the cache of images, and keep the galaxies of the sample that are in it.
 
 # %%
-cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), crop, colour)
+prepared = paths.step_folder(run_dir, "02_preprocessing")
+cache = images.open_cache(prepared, network.crop, network.colour)
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 sample = sample[cache.has(sample["galaxy_id"])]
 
@@ -233,7 +238,7 @@ display(pd.crosstab(assignment["label"], assignment["split"]))
 #
 # Train, one line per epoch. The state is kept after every epoch: if the notebook is killed, running
 # it again goes on from there and ends with the same weights. Then predict every galaxy with the
-# weights of the best epoch.
+# weights of the best epoch. The recipe `votes` solves for its head at once, from vote fractions.
 
 # %%
 run = training.train(
@@ -242,8 +247,10 @@ run = training.train(
     cache,
     assignment,
     out,
-    features=paths.resolve(run_dir) / "features" if feature_views else None,
+    votes=sample,
+    features=paths.resolve(run_dir) / "features" if rules.feature_views else None,
     notes={
+        **{"recipe": recipe},
         **{"merge": merge, "sampling": sampling, "choose": choose, "max_per_class": max_per_class},
         **{"validation_fraction": validation_fraction, "fold": fold, "folds": folds},
     },
@@ -268,8 +275,8 @@ best = run.settings["best_epoch"]
 style.show(
     figures.learning_curves(run.history, best),
     out / "learning_curves.png",
-    f"Loss and accuracy of {backbone} over {len(run.history)} epochs; the weights of epoch {best}, "
-    "the first with the highest validation accuracy, are kept.",
+    f"Loss and accuracy of {network.backbone} over {len(run.history)} epoch(s); the weights of epoch "
+    f"{best}, the first with the highest validation accuracy, are kept.",
 )
 
 # %% [markdown]
@@ -291,9 +298,11 @@ display(counts.style.format("{:,.0f}", na_rep=""))
 
 # %%
 style.show(
-    figures.network_tail(models.tail(run.model), backbone, counts.loc["backbone", "this run"]),
+    figures.network_tail(
+        models.tail(run.model), network.backbone, counts.loc["backbone", "this run"]
+    ),
     out / "network.png",
-    f"The tail of the network on {backbone} with the shape and the parameters of each layer's "
+    f"The tail of the network on {network.backbone} with the shape and the parameters of each layer's "
     "output. As Fig. 4 of the paper, where x stands for the backbone.",
 )
 
@@ -337,10 +346,10 @@ beside = (
 )
 display(
     Markdown(
-        f"{backbone} (weights: {weights}) names the arm class of {accuracy['value']:.1%} of "
-        f"{len(result.part()):,} {result.reported_split} galaxies (95 % interval "
-        f"{accuracy['low']:.1%} to {accuracy['high']:.1%}); always naming the most frequent class "
-        f"would be right for {most_frequent:.1%}. Macro-F1 is {scores.loc['macro_f1', 'value']:.3f}."
+        f"{network.backbone} (weights: {network.weights}, recipe: {recipe}) names the arm class of "
+        f"{accuracy['value']:.1%} of {len(result.part()):,} {result.reported_split} galaxies (95 % "
+        f"interval {accuracy['low']:.1%} to {accuracy['high']:.1%}); always naming the most frequent "
+        f"class would be right for {most_frequent:.1%}. Macro-F1 is {scores.loc['macro_f1', 'value']:.3f}."
         f"{beside if same_task else ''} The best epoch was {best} of "
         f"{len(run.history)}, at {run.history['seconds'].median():.1f} s per epoch."
     )

@@ -1,0 +1,47 @@
+"""Recipes: whole ways to train an arm counter, each chosen by one name.
+
+``published``
+    What the parameters of the training notebooks say: a backbone, the paper's head, labels.
+``votes``
+    The best that was found without downloaded weights (notebook 12): the bundled `ArmNet`, which
+    combines networks that learnt from simulated and from real votes with Fourier amplitudes of the
+    arms, and a linear head that is solved for from vote fractions (`lib.votes`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lib.models import Network
+from lib.schema import InputError
+from lib.training import Protocol
+
+RECIPES = ("published", "votes")
+
+COMPONENTS = 128
+"""Principal components of the features that the head of `votes` uses."""
+
+
+def apply(recipe: str, network: Network, protocol: Protocol) -> tuple[Network, Protocol]:
+    """Network and protocol as a recipe has them; role, protocol's name and seeds are kept.
+
+    Raises
+    ------
+    InputError
+        If there is no such recipe.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"recipe = {recipe!r}: choose one of {', '.join(RECIPES)}")
+    if recipe == "published":
+        return network, protocol
+    network = Network(
+        network.role,
+        backbone="ArmNet",
+        weights="votes",
+        crop=72,
+        colour="rgb",
+        view="polar",
+        trainable="frozen",
+        dense_units=COMPONENTS,
+    )
+    return network, replace(protocol, head="votes", feature_views=1, epochs=1)
