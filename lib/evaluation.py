@@ -126,7 +126,8 @@ def _read_epochs(path: Path, run: Run) -> np.ndarray:
             f"{expected} (epochs, validation galaxies, classes): train again."
         )
     predicted = class_index(run.part("validation")["predicted"], run.classes)
-    agreement = (probabilities.argmax(axis=2) == predicted).mean(axis=1).max()
+    decided = decide(probabilities, run.settings.get("decision"))
+    agreement = (decided == predicted).mean(axis=1).max()
     # The best epoch made the predictions; batches of other sizes may round a near tie otherwise.
     if agreement < 0.98:
         raise InputError(
@@ -215,6 +216,19 @@ def class_index(values, classes: tuple[str, ...]) -> np.ndarray:
         unknown = sorted(set(np.asarray(values)[index < 0]), key=str)
         raise InputError(f"classes {unknown} are not among {list(classes)}: check the class merge.")
     return index.astype(np.int64)
+
+
+def decide(probabilities: np.ndarray, offsets: Sequence[float] | None = None) -> np.ndarray:
+    """Class number of each row: the largest log p after the classes' offsets are subtracted.
+
+    Examples
+    --------
+    >>> decide(np.array([[0.7, 0.3]]), np.log([0.9, 0.1])).tolist()
+    [1]
+    """
+    if offsets is None:
+        return probabilities.argmax(axis=-1)
+    return (np.log(np.maximum(probabilities, 1e-12)) - np.asarray(offsets)).argmax(axis=-1)
 
 
 def normalise(matrix: pd.DataFrame) -> pd.DataFrame:

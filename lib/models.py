@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lib import weights
+from lib.amplitudes import Amplitudes
 from lib.images import CHANNELS
 from lib.polar import PolarView
 from lib.schema import InputError
@@ -53,6 +54,10 @@ class Network:
         Whether only the head or all weights are updated (Table 2).
     dense_units : int
         Width of the dense layer. The paper prints 1028, its parameter counts say 1024.
+    activation : {"relu", "linear"}
+        Of the dense layer.
+    amplitudes : bool
+        Join the Fourier amplitudes of the polar view (`lib.amplitudes`) to the pooled features.
     """
 
     role: str
@@ -63,6 +68,8 @@ class Network:
     view: str = "sky"
     trainable: str = "all"
     dense_units: int = 1024
+    activation: str = "relu"
+    amplitudes: bool = False
 
     def __post_init__(self):
         weights.architecture_class(self.backbone)
@@ -74,6 +81,10 @@ class Network:
             raise InputError(f"trainable = {self.trainable!r}: choose frozen or all")
         if self.crop < 32:
             raise InputError(f"crop = {self.crop} px: an EfficientNet needs 32 px or more")
+        if self.activation not in ("relu", "linear"):
+            raise InputError(f"activation = {self.activation!r}: choose relu or linear")
+        if self.amplitudes and self.view != "polar":
+            raise InputError(f"amplitudes go with view = 'polar', not with {self.view!r}")
         if self.dense_units < 1:
             raise InputError(f"dense_units = {self.dense_units}: the dense layer needs 1 or more")
 
@@ -128,8 +139,13 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     _check_view(network, receipt)
     receipt["backbone_sha256"] = weights_hash(base)
     base.trainable = network.trainable == "all"
-    pooled = keras.layers.GlobalAveragePooling2D(name=FEATURES)(base.output)
-    output = _head(pooled, network.dense_units, n_classes, seed)
+    if network.amplitudes:
+        pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(base.output)
+        numbers = Amplitudes(name="amplitudes")(images)
+        features = keras.layers.Concatenate(name=FEATURES)([pooled, numbers])
+    else:
+        features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(base.output)
+    output = _head(features, network, n_classes, seed)
     return keras.Model(base.inputs[0], output, name=network.role.lower()), receipt
 
 
@@ -146,16 +162,17 @@ def set_precision(model: keras.Model, precision: str) -> None:
     precision : str
         Keras' name of a dtype policy: float32, mixed_bfloat16 or mixed_float16.
     """
-    first = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, PolarView)
+    first = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
+    first = (*first, PolarView, Amplitudes)
     for layer in model.layers:
         if not isinstance(layer, first) and layer.name not in (FEATURES, HEAD[-1]):
             layer.dtype_policy = precision
 
 
-def _head(features, dense_units: int, n_classes: int, seed: int):
+def _head(features, network: Network, n_classes: int, seed: int):
     """The paper's head on pooled features (Sec. 3.4), Glorot uniform with seeds of its own."""
-    widths = (dense_units, n_classes)
-    for layer, (name, units, activation) in enumerate(zip(HEAD, widths, ("relu", "softmax"))):
+    widths, activations = (network.dense_units, n_classes), (network.activation, "softmax")
+    for layer, (name, units, activation) in enumerate(zip(HEAD, widths, activations)):
         start = keras.initializers.GlorotUniform(seed=seed + layer)
         dense = keras.layers.Dense(
             units, activation=activation, kernel_initializer=start, name=name

@@ -1,10 +1,11 @@
-"""Pre-train a backbone on simulated galaxies, in Zoobot's manner: all questions from vote counts.
+"""Pre-train a backbone on simulated or real galaxies, in Zoobot's manner: from all vote counts.
 
 The network gives the concentrations of one Dirichlet distribution per question of the GZ2 tree, and
 learns by the likelihood of the votes (Dirichlet-multinomial; Walmsley et al. 2022, Sec. 4.2,
 doi:10.1093/mnras/stab2093). Galaxies are simulated while it trains and are never shown twice, so
-that nothing can be memorised. The backbone is given their polar views (`lib.polar`): from images as
-they are on the sky, networks learn the number of arms far more slowly.
+that nothing can be memorised (`Simulated`); where there are real galaxies with votes, it can go on
+with those (`Voted`). The backbone is given polar views (`lib.polar`): from images as they are on
+the sky, networks learn the number of arms far more slowly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from scipy import ndimage
 from sklearn import metrics
 
 from lib import receipts
+from lib.images import Augmentation, central_crop, epoch_order, random_transforms, warp
 from lib.paths import atomic
 from lib.schema import ARM_CLASSES, InputError
 from lib.surveys.mock.galaxies import draw_galaxies
@@ -31,6 +33,9 @@ from lib.surveys.mock.votes import QUESTIONS, answer_probabilities, draw_counts
 
 SAVE_EVERY = 8
 """Chunks after which the state of the training is saved."""
+
+FINISHED = "backbone.weights.h5"
+"""File of the finished weights."""
 
 ANSWERS_ASKED = tuple(part.stop - part.start for part in QUESTIONS.values())
 """Answers per question, in tree order."""
@@ -85,7 +90,10 @@ class Settings:
     average : float
         Momentum of the running mean of the weights, which is what is kept.
     seed : int
+    weights : str
+        What the backbone starts from, as `lib.weights` names it.
     curriculum : Curriculum
+        Only its number of galaxies matters where they are not simulated: views of them in all.
     """
 
     backbone: str = "EfficientNetB0"
@@ -98,6 +106,7 @@ class Settings:
     weight_decay: float = 1e-4
     average: float = 0.99
     seed: int = 0
+    weights: str = "none"
     curriculum: Curriculum = Curriculum()
 
     def __post_init__(self):
@@ -220,13 +229,14 @@ def build(settings: Settings):
     inputs = keras.Input((settings.size, settings.size, settings.channels))
     view = PolarView.of_crop(settings.size, name="polar_view")
     backbone = weights.build(settings.backbone, view(inputs))
+    weights.initialise(backbone, settings.weights, channels=settings.channels)
     features = keras.layers.GlobalAveragePooling2D()(backbone.output)
     votes = keras.layers.Dense(sum(ANSWERS_ASKED), activation="sigmoid")(features)
     return backbone, keras.Model(backbone.inputs[0], 1 + 100 * votes)
 
 
 def score(network, images: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """Loss on held-out simulations, and how well the arm number with most votes is found.
+    """Loss on held-out galaxies, and how well the arm number with most votes is found.
 
     Galaxies whose arm question got at least 10 votes count for the arm scores.
     """
@@ -245,21 +255,118 @@ def score(network, images: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def pretrain(settings: Settings, folder: str | Path):
-    """Train a backbone on fresh simulations; go on where an earlier call was stopped.
+class Simulated:
+    """Galaxies that are simulated while a network trains; held out are later seeds.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+
+    name = "galaxies simulated by lib.surveys.mock, with simulated votes"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and counts of two chunks that are not trained on."""
+        settings = self.settings
+        return _draw(settings, 2**31 + settings.seed, 2 * settings.chunk, progress=1.0)
+
+    def stream(self, done: int, n_chunks: int) -> Iterator:
+        """Chunks that are left, (number, (images, counts)), simulated in a process beside."""
+        settings = self.settings
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            waiting: dict = {}
+            for chunk in range(done, n_chunks):
+                for ahead in range(chunk, min(chunk + 3, n_chunks)):
+                    if ahead not in waiting:
+                        seed = settings.seed * 10**6 + ahead
+                        waiting[ahead] = pool.submit(
+                            _draw, settings, seed, settings.chunk, ahead / n_chunks
+                        )
+                yield chunk, waiting.pop(chunk).result()
+
+
+@dataclass(frozen=True)
+class Voted:
+    """Real galaxies, turned, mirrored, stretched and varied anew whenever they are shown.
+
+    Attributes
+    ----------
+    settings : Settings
+    images : ndarray of uint8, (n, side, side, channels)
+        Wider than `settings.size`, so that turned corners show sky.
+    counts : ndarray of float32, (n, 37)
+        Votes in the order of the tree.
+    held_out_share : float
+        Share that the scores of the curve are measured on, drawn at random.
+    augmentation : Augmentation
+    """
+
+    settings: Settings
+    images: np.ndarray
+    counts: np.ndarray
+    held_out_share: float = 0.1
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(zoom=0.12))
+
+    name = "real galaxies with the votes of volunteers"
+
+    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.random.default_rng([self.settings.seed, 12]).permutation(len(self.images))
+        n = round(self.held_out_share * len(order))
+        return order[n:], order[:n]
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images as they are, and counts, of the galaxies that are not trained on."""
+        _, rows = self._parts()
+        return central_crop(self.images[rows], self.settings.size), self.counts[rows]
+
+    def stream(self, done: int, n_chunks: int) -> Iterator:
+        """Chunks that are left, (number, (images, counts)); each round has an order of its own."""
+        for chunk in range(done, n_chunks):
+            yield chunk, self._chunk(chunk)
+
+    def _chunk(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        settings, (training, _) = self.settings, self._parts()
+        positions = np.arange(chunk * settings.chunk, (chunk + 1) * settings.chunk)
+        epochs, places = np.divmod(positions, len(training))
+        rows, maps = np.empty_like(positions), np.empty((len(positions), 8), np.float32)
+        for epoch in np.unique(epochs):
+            at = epochs == epoch
+            rows[at] = training[epoch_order(len(training), settings.seed, int(epoch))[places[at]]]
+            maps[at] = random_transforms(
+                rows[at],
+                len(self.images),
+                self.images.shape[1],
+                self.augmentation,
+                settings.seed,
+                int(epoch),
+            )
+        turned = warp(self.images[rows].astype(np.float32), maps).numpy()
+        rng = np.random.default_rng([settings.seed, 13, chunk])
+        images = central_crop(turned, settings.size)
+        varied = np.stack([_vary(image, rng, settings.channels) for image in images])
+        return varied, self.counts[rows]
+
+
+def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted | None = None):
+    """Train a backbone on votes; go on where an earlier call was stopped.
 
     Parameters
     ----------
     settings : Settings
     folder : path
         Gets ``state.npz`` and ``curve.csv`` every `SAVE_EVERY` chunks, and at the end
-        ``backbone.weights.h5`` with the averaged weights.
+        ``backbone.weights.h5`` with the averaged weights. If these are there, nothing is trained.
+    source : Simulated or Voted, optional
+        Where the galaxies come from; simulated by default.
 
     Returns
     -------
     curve : DataFrame
         One row per save: `galaxies`, `train_loss`, `seconds`, and the scores on held-out
-        simulations (see `score`) of the averaged weights.
+        galaxies (see `score`) of the averaged weights.
     backbone : keras.Model
         With the averaged weights.
 
@@ -270,15 +377,19 @@ def pretrain(settings: Settings, folder: str | Path):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    source = Simulated(settings) if source is None else source
     backbone, network = build(settings)
+    if _finished(folder, settings):
+        backbone.load_weights(folder / FINISHED)
+        return pd.read_csv(folder / "curve.csv"), backbone
     optimizer = _optimizer(settings)
     optimizer.build(network.trainable_variables)
     done, curve = _resume(folder, settings, network, optimizer)
     n_chunks = settings.curriculum.galaxies // settings.chunk
     step = _step(network, optimizer, settings.arms_weight)
-    held_out = _draw(settings, 2**31 + settings.seed, 2 * settings.chunk, progress=1.0)
+    held_out = source.held_out()
     losses, start = [], time.time()
-    for chunk, (images, counts) in _stream(settings, done, n_chunks):
+    for chunk, (images, counts) in source.stream(done, n_chunks):
         for first in range(0, settings.chunk, settings.batch_size):
             part = slice(first, first + settings.batch_size)
             losses.append(float(step(images[part], counts[part])))
@@ -300,15 +411,21 @@ def pretrain(settings: Settings, folder: str | Path):
             losses, start = [], time.time()
     with atomic(folder / "curve.csv") as temporary:
         pd.DataFrame(curve).to_csv(temporary, index=False)
-    with atomic(folder / "backbone.weights.h5") as temporary:
+    with atomic(folder / FINISHED) as temporary:
         backbone.save_weights(temporary)
+    with atomic(folder / "settings.json") as temporary:
+        temporary.write_text(_mark(settings))
+    (folder / "state.npz").unlink(missing_ok=True)
     return pd.DataFrame(curve), backbone
 
 
-def card(settings: Settings, curve: pd.DataFrame) -> dict[str, object]:
+def card(
+    settings: Settings, curve: pd.DataFrame, source: type[Simulated | Voted] = Simulated
+) -> dict[str, object]:
     """How weights were made, for `lib.weights.save_bundled`; `curve` is that of `pretrain`."""
     return {
-        "data": "galaxies simulated by lib.surveys.mock, with simulated votes",
+        "data": source.name,
+        "source": "mock" if source is Simulated else "votes",
         "view": "polar",
         "settings": asdict(settings),
         "git": receipts.git_state(),
@@ -328,20 +445,6 @@ def _draw(settings: Settings, seed: int, n: int, progress: float):
         curriculum=settings.curriculum,
         progress=progress,
     )
-
-
-def _stream(settings: Settings, done: int, n_chunks: int) -> Iterator:
-    """Chunks that are left, (number, (images, counts)), simulated ahead in a process beside."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        waiting: dict = {}
-        for chunk in range(done, n_chunks):
-            for ahead in range(chunk, min(chunk + 3, n_chunks)):
-                if ahead not in waiting:
-                    seed = settings.seed * 10**6 + ahead
-                    waiting[ahead] = pool.submit(
-                        _draw, settings, seed, settings.chunk, ahead / n_chunks
-                    )
-            yield chunk, waiting.pop(chunk).result()
 
 
 def _optimizer(settings: Settings):
@@ -394,6 +497,12 @@ def _swap_in_average(network, optimizer) -> list[np.ndarray]:
 
 def _mark(settings: Settings) -> str:
     return json.dumps(asdict(settings), sort_keys=True)
+
+
+def _finished(folder: Path, settings: Settings) -> bool:
+    """Whether a folder holds the finished weights of these settings."""
+    mark = folder / "settings.json"
+    return mark.exists() and mark.read_text() == _mark(settings) and (folder / FINISHED).exists()
 
 
 def _save(folder: Path, settings: Settings, network, optimizer, chunk: int, curve: list) -> None:

@@ -66,7 +66,7 @@ def bundled_weights(settings: dict[str, object]) -> list[Path]:
 
     Which of them fits the backbone is for `lib.weights` to say, which needs TensorFlow: all count.
     """
-    if settings.get("weights") != "mock":
+    if settings.get("weights") not in ("mock", "votes") and settings.get("recipe") != "votes":
         return []
     return sorted((project_root() / "data" / "weights").glob("*.safetensors"))
 

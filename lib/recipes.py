@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lib import votes
 from lib.models import Network
 from lib.schema import InputError
 from lib.training import Protocol
 
 RECIPES = ("published", "votes")
-
-COMPONENTS = 128
-"""Principal components of the features that the head of `votes` uses."""
 
 
 def apply(recipe: str, network: Network, protocol: Protocol) -> tuple[Network, Protocol]:
@@ -42,6 +40,8 @@ def apply(recipe: str, network: Network, protocol: Protocol) -> tuple[Network, P
         colour="rgb",
         view="polar",
         trainable="frozen",
-        dense_units=COMPONENTS,
+        dense_units=votes.COMPONENTS,
+        activation="linear",
+        amplitudes=True,
     )
     return network, replace(protocol, head="votes", feature_views=1, epochs=1)

@@ -26,10 +26,18 @@ import pandas as pd
 import tensorflow as tf
 
 from lib import evaluation, models
+from lib import votes as votes_head
 from lib.images import Augmentation, ImageCache, batches, epoch_order, random_transforms
 from lib.models import Network
 from lib.paths import CHECKPOINT, atomic
-from lib.schema import MERGES, InputError, merged_classes, probability_columns
+from lib.schema import (
+    ARM_CLASSES,
+    MERGES,
+    RHO_COLUMNS,
+    InputError,
+    merged_classes,
+    probability_columns,
+)
 
 PREDICTION_BATCH = 64
 
@@ -506,13 +514,15 @@ def train(
             "crop": cache.crop,
             "colour": cache.colour,
             "view": network.view,
+            "amplitudes": network.amplitudes,
             "images": cache.sha256,
             "augmentation": asdict(protocol.augmentation),
             "view_seed": protocol.seed if protocol.view_seed is None else protocol.view_seed,
         }
         store = FeatureStore(features, models.body_of(model), identity, stream)
-        for view in range(min(protocol.feature_views, protocol.epochs)):
-            store.get(rows[training], view)
+        if protocol.head == "gradient":
+            for view in range(min(protocol.feature_views, protocol.epochs)):
+                store.get(rows[training], view)
 
         def epoch_data(order, views):
             seen = store.get(rows[order], views)
@@ -526,20 +536,33 @@ def train(
         return epoch_data(training[order], protocol.views(order, number))
 
     forward = _forward_function(trained)
-    in_training = network.trainable == "all" and protocol.batch_norm == "train"
-    state = _fit(
-        trained,
-        forward,
-        protocol,
-        strategy,
-        in_training,
-        make_loss(protocol, class_weights(labels, len(classes))),
-        epoch,
-        plain(validation),
-        targets[validation],
-        _Checkpoint(Path(folder) / CHECKPOINT, settings),
-        log,
-    )
+    decision = None
+    if protocol.head == "votes":
+        state, decision = _solve(
+            trained,
+            store.get(rows[training], None),
+            _fractions(votes, assignment.iloc[training], classes, notes or {}),
+            labels,
+            forward,
+            plain(validation),
+            targets[validation],
+            protocol.seed,
+        )
+    else:
+        in_training = network.trainable == "all" and protocol.batch_norm == "train"
+        state = _fit(
+            trained,
+            forward,
+            protocol,
+            strategy,
+            in_training,
+            make_loss(protocol, class_weights(labels, len(classes))),
+            epoch,
+            plain(validation),
+            targets[validation],
+            _Checkpoint(Path(folder) / CHECKPOINT, settings),
+            log,
+        )
     if protocol.precision != "float32":
         models.set_precision(model, "float32")
         forward = _forward_function(model)  # the graph of the other one computes as it was made
@@ -548,13 +571,14 @@ def train(
     settings |= {
         "best_epoch": int(history["val_accuracy"].idxmax()) + 1,
         "epochs_run": len(history),
+        "decision": decision,
         "parameters": models.parameter_counts(model).to_dict(),
         "weights_sha256": models.weights_hash(model),
     }
     return TrainedModel(
         model,
         settings,
-        _prediction_table(assignment, probabilities, classes),
+        _prediction_table(assignment, probabilities, classes, decision),
         history,
         np.stack(state.validation_probabilities),
     )
@@ -691,6 +715,49 @@ def _fit(
     return state
 
 
+def _fractions(
+    votes: pd.DataFrame | None, galaxies: pd.DataFrame, classes: tuple[str, ...], notes: dict
+) -> np.ndarray:
+    """Vote fractions of galaxies for the classes, merged as these are; rows add up to one."""
+    if votes is None:
+        raise InputError("head = 'votes' needs the vote fractions: give the sample as `votes`")
+    table = votes.set_index("galaxy_id").loc[galaxies["galaxy_id"], list(RHO_COLUMNS)]
+    merged = MERGES[notes.get("merge", "none")]
+    table.columns = [merged.get(c, c) for c in ARM_CLASSES]
+    fractions = table.T.groupby(level=0).sum(min_count=1).T[list(classes)].to_numpy(float)
+    return fractions / fractions.sum(axis=1, keepdims=True)
+
+
+def _solve(
+    head: keras.Model,
+    features: np.ndarray,
+    fractions: np.ndarray,
+    labels: np.ndarray,
+    forward: Callable,
+    validation: tf.data.Dataset,
+    validation_targets: np.ndarray,
+    seed: int,
+) -> tuple[_State, list[float]]:
+    """Fit a head by `lib.votes` and leave the model with it; the classes' offsets besides."""
+    start = time.perf_counter()
+    fitted = votes_head.fit(features, fractions, label=labels, seed=seed)
+    kernel, bias, last, last_bias = fitted.layers(head.get_layer(models.HEAD[0]).units)
+    head.get_layer(models.HEAD[0]).set_weights([kernel, bias])
+    head.get_layer(models.HEAD[1]).set_weights([last, last_bias])
+    own, seen = fitted.probabilities(features), forward(validation)
+    shown = validation_targets.argmax(axis=1)
+    right = evaluation.decide(seen, fitted.offsets) == shown
+    row = {
+        "epoch": 1,
+        "loss": float(-(fractions * np.log(np.maximum(own, 1e-12))).sum(axis=1).mean()),
+        "accuracy": float((evaluation.decide(own, fitted.offsets) == labels).mean()),
+        "val_loss": float(-np.log(np.maximum(seen[range(len(shown)), shown], 1e-12)).mean()),
+        "val_accuracy": float(right.mean()),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    return _State([row], [seen]), [float(value) for value in fitted.offsets]
+
+
 def _step_function(
     model, optimizer, loss, in_training: bool, *, accumulate: int = 1, jit: bool = False
 ) -> Callable:
@@ -812,11 +879,14 @@ def _slices(tensors) -> tf.data.Dataset:
 
 
 def _prediction_table(
-    assignment: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, ...]
+    assignment: pd.DataFrame,
+    probabilities: np.ndarray,
+    classes: tuple[str, ...],
+    decision: list[float] | None,
 ) -> pd.DataFrame:
-    """Prediction of every galaxy, rows as in the assignment."""
+    """Prediction of every galaxy, rows as in the assignment; `decision`: offsets of the classes."""
     table = assignment[["galaxy_id", "label", "split"]].reset_index(drop=True)
-    table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
+    table["predicted"] = np.array(classes)[evaluation.decide(probabilities, decision)]
     table[probability_columns(classes)] = probabilities
     return table
 
@@ -902,6 +972,8 @@ def _check(
             "feature_views needs a frozen backbone: its features change in training. Set "
             "feature_views = None or train_backbone = False."
         )
+    if protocol.head == "votes" and protocol.feature_views is None:
+        raise InputError("head = 'votes' needs a frozen backbone and feature_views = 1 or more")
     if (protocol.feature_views is None) != (features is None):
         raise InputError("a folder for features goes with feature_views, and only with it")
     labels = set(assignment["label"])

@@ -1,5 +1,7 @@
 """Tests of lib.pretraining: the loss against closed forms, the curriculum, and its resumption."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -102,6 +104,49 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
     assert list(resumed["galaxies"]) == [16, 32]
     np.testing.assert_array_equal(resumed["loss"], straight["loss"])
+
+
+def voted(n=40, seed=0):
+    """Real galaxies' stand-in: each has a grey level of its own, by which it is known again."""
+    images = np.empty((n, 96, 96, 3), np.uint8)
+    images[:] = (20 + 5 * np.arange(n))[:, None, None, None]
+    counts = np.zeros((n, 37), np.float32)
+    counts[:, 0] = np.arange(n)
+    counts[:, pretraining.ARMS] = 20 * np.eye(6)[np.arange(n) % 6]
+    return pretraining.Voted(replace(TINY, seed=seed, weights="none"), images, counts)
+
+
+def test_held_out_galaxies_are_never_shown():
+    source = voted()
+    _, held_out = source.held_out()
+    assert len(held_out) == 4
+    shown = [counts for _, (_, counts) in source.stream(0, 12)]
+    seen = np.concatenate(shown)[:, 0]
+    assert not set(seen) & set(held_out[:, 0])
+    first, second = seen[:36], seen[36:72]
+    assert sorted(first) == sorted(second) and (first != second).any()
+
+
+def test_votes_stay_with_their_galaxies_however_these_are_turned():
+    images, counts = voted()._chunk(2)
+    assert images.shape == (8, 72, 72, 3) and images.dtype == np.uint8
+    again, _ = voted()._chunk(2)
+    other, _ = voted(seed=1)._chunk(2)
+    assert (images == again).all() and (images.shape == other.shape and (images != other).any())
+    # Brightness is varied, but the order of very different levels stays.
+    order = np.argsort(counts[:, 0])
+    assert np.corrcoef(images.mean(axis=(1, 2, 3))[order], np.arange(8))[0, 1] > 0.7
+
+
+def test_a_finished_training_is_not_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "build", small_network)
+    source = voted()
+    curve, backbone = pretraining.pretrain(source.settings, tmp_path, source)
+    monkeypatch.setattr(pretraining, "_step", None)
+    again, loaded = pretraining.pretrain(source.settings, tmp_path, source)
+    np.testing.assert_allclose(again["loss"], curve["loss"])
+    for a, b in zip(backbone.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_state_of_another_run_is_refused(tmp_path):

@@ -18,9 +18,9 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from lib import images, models, training
+from lib import evaluation, images, models, training
 from lib.models import Network
-from lib.schema import InputError
+from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError
 from lib.training import Protocol
 
 CROP = 32
@@ -107,6 +107,52 @@ def test_it_learns_and_predicts_every_galaxy(survey, tmp_path):
     assert (winners == table["predicted"]).all()
     assert len(lines) == len(result.history) == 12
     assert lines[0].startswith("epoch 1/12: loss ")
+
+
+def test_a_head_that_is_solved_for_learns_from_votes(survey, tmp_path):
+    """The saved network gives the head's probabilities, and decides as the settings say."""
+    table, cache, _ = survey
+    rng = np.random.default_rng(0)
+    votes = pd.DataFrame({"galaxy_id": table["galaxy_id"]})
+    votes[list(RHO_COLUMNS)] = 0.02 + 0.02 * rng.random((len(table), 6))
+    for c, column in zip(ARM_CLASSES, RHO_COLUMNS):
+        votes.loc[table["label"] == c, column] = 0.8
+    net = network(**FROZEN, activation="linear")
+    rules = Protocol(head="votes", feature_views=1, epochs=1)
+    result = training.train(
+        net, rules, cache, table, tmp_path, votes=votes, features=tmp_path / "f"
+    )
+    shown = result.predictions
+    assert (shown["predicted"] == shown["label"]).groupby(shown["split"]).mean().min() > 0.8
+    p = shown[["p_1", "p_2", "p_unclear"]].to_numpy()
+    decided = evaluation.decide(p, result.settings["decision"])
+    assert (np.array(CLASSES)[decided] == shown["predicted"]).all()
+    training.save_run(result, tmp_path)
+    again = training.load_run(tmp_path)
+    pixels = images.network_input(cache.arrays[:8], cache.colour, net.input_scale)
+    np.testing.assert_allclose(again.model(pixels).numpy(), p[:8], atol=1e-4)
+    assert len(result.history) == 1 and result.settings["best_epoch"] == 1
+
+
+def test_a_head_that_is_solved_for_needs_votes(survey, tmp_path):
+    table, cache, _ = survey
+    net = network(**FROZEN, activation="linear")
+    rules = Protocol(head="votes", feature_views=1, epochs=1)
+    with pytest.raises(InputError, match="needs the vote fractions"):
+        training.train(net, rules, cache, table, tmp_path, features=tmp_path / "f")
+    with pytest.raises(InputError, match="needs a frozen backbone and feature_views"):
+        training.train(net, Protocol(head="votes"), cache, table, tmp_path, votes=table)
+    with pytest.raises(InputError, match="head = 'other'"):
+        Protocol(head="other")
+
+
+def test_merged_classes_have_the_votes_of_both():
+    votes = pd.DataFrame([[7, 0.1, 0.2, 0.3, 0.15, 0.05, 0.2]], columns=["galaxy_id", *RHO_COLUMNS])
+    galaxies = votes[["galaxy_id"]]
+    found = training._fractions(votes, galaxies, ("2", "4+5+"), {"merge": "4+5+"})
+    np.testing.assert_allclose(found, [[0.5, 0.5]])
+    found = training._fractions(votes, galaxies, ("1", "2", "3", "4", "5+", "?"), {})
+    np.testing.assert_allclose(found, [[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
 
 
 def test_the_best_epoch_is_kept(survey, tmp_path):

@@ -27,24 +27,26 @@ def stages(early: np.ndarray, late: np.ndarray) -> Figure:
     return figure
 
 
-def curve(table: pd.DataFrame) -> Figure:
+def curve(table: pd.DataFrame, shown: str = "simulated galaxies") -> Figure:
     """Draw losses, and the scores of the number of arms, against the galaxies seen.
 
     Parameters
     ----------
     table : DataFrame
         See `lib.pretraining.pretrain`.
+    shown : str
+        What the network is shown, for the axis.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
     thousands = table["galaxies"] / 1000
     left.plot(thousands, table["train_loss"], marker="o", ms=3, label="training")
     left.plot(thousands, table["loss"], marker="s", ms=3, ls="--", label="held out")
-    left.set(xlabel="simulated galaxies (thousands)", ylabel="loss (nats per galaxy)")
+    left.set(xlabel=f"{shown} (thousands)", ylabel="loss (nats per galaxy)")
     # The first loss, of a network that knows nothing, would hide the rest.
     left.set_ylim(top=1.05 * table[["train_loss", "loss"]].iloc[1:].max().max())
     right.plot(thousands, table["macro_f1"], marker="o", ms=3, label="macro-F1")
     right.plot(thousands, table["accuracy"], marker="s", ms=3, ls="--", label="accuracy")
-    right.set(xlabel="simulated galaxies (thousands)", ylabel="score", ylim=(0, 1))
+    right.set(xlabel=f"{shown} (thousands)", ylabel="score", ylim=(0, 1))
     left.legend()
     right.legend()
     return figure

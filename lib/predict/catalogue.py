@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from lib.evaluation import apply_temperature
+from lib.evaluation import apply_temperature, decide
 from lib.paths import atomic
 from lib.predict.inputs import ID, PATH
 from lib.predict.package import Package
@@ -149,7 +149,8 @@ def table(
         rows[name] = np.full(len(read), np.nan, np.float32)
         rows[name][read] = values
     rows["predicted"] = np.full(len(read), "", object)
-    rows["predicted"][read] = np.array(classes, object)[calibrated.argmax(axis=1)]
+    decided = decide(probabilities, package.card.get("decision"))
+    rows["predicted"][read] = np.array(classes, object)[decided]
     limit = package.card["out_of_distribution"]["flag_distance"]
     rows["out_of_distribution"] = rows["training_distance"] > limit
     rows["reason"] = list(reasons)

@@ -175,6 +175,7 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
         "initial_weights": run.settings["initial_weights"],
         "classes": list(run.classes),
         "merge": run.settings.get("merge"),
+        "decision": run.settings.get("decision"),
         "preprocessing": {
             **preprocessing,
             "crop": run.settings["crop"],
@@ -267,7 +268,7 @@ to integers, which leaves {pixels["crop"]} x {pixels["crop"]} px. Colour is "{pi
 (grey is the mean of the three channels, not rounded). Multiply by {pixels["input_scale"]:.9f}. The
 array, float32 (n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is
 input `pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms
-of the probabilities by the temperature ({views}) and take the softmax.
+of the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
 `python -m lib.predict` does all of this.
 
 **Training.** Backbone weights from: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
@@ -293,6 +294,17 @@ galaxies. The flag says that an image is unlike the training images, not that it
 
 Weights (SHA-256): `{card["weights_sha256"]}`
 """
+
+
+def _decision(card: dict) -> str:
+    """How a class is decided on, in words."""
+    if not card.get("decision"):
+        return "The class with the largest probability is predicted."
+    offsets = ", ".join(f"{c}: {v:.3f}" for c, v in zip(card["classes"], card["decision"]))
+    return (
+        "Predicted is the class with the largest logarithm of its probability, before the "
+        f"temperature, less the offset of its class ({offsets}), so that rare classes are found."
+    )
 
 
 def _cache_folder(run_folder: Path) -> Path:

@@ -26,6 +26,16 @@ RATIOS = {
 }
 """Canonical fraction -> (answer, the answer that leads to its question)."""
 
+ANSWERS = tuple(
+    f"Class{question}.{answer}"
+    for question, answers in enumerate((3, 2, 2, 2, 4, 2, 3, 7, 3, 3, 6), 1)
+    for answer in range(1, answers + 1)
+)
+"""All answers of the decision tree."""
+
+VOLUNTEERS = 40
+"""Assumed per galaxy; Galaxy Zoo 2 has 44 in the median."""
+
 ROUNDING = 1e-5
 """How much a product may exceed the product it is part of: the file rounds them."""
 
@@ -76,6 +86,30 @@ def read(data_dir: Path) -> Survey:
             "The competition gives no vote counts, clean flags, identifiers, redshifts or masses.",
         ),
     )
+
+
+def read_counts(data_dir: Path) -> pd.DataFrame:
+    """Votes for all 37 answers of the decision tree, as if `VOLUNTEERS` had looked at each galaxy.
+
+    The competition's numbers are shares of all volunteers, debiased; how many there were it does
+    not tell.
+
+    Parameters
+    ----------
+    data_dir : Path
+        See `read`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by `galaxy_id`, in its order; columns ``Class1.1`` to ``Class11.6`` in the order of
+        the tree, whole numbers as float32.
+    """
+    path = find_file(Path(data_dir), SOLUTIONS, "the competition's table of votes (from Kaggle).")
+    numbers = {name: name for name in ANSWERS}
+    table = read_columns(path, ids={"galaxy_id": "GalaxyID"}, numbers=numbers)
+    table = table.astype({"galaxy_id": "int64"}).set_index("galaxy_id").sort_index()
+    return (VOLUNTEERS * table[list(ANSWERS)]).round().astype("float32")
 
 
 def _conditional(table: pd.DataFrame, answer: str, leading: str | None, path: Path) -> pd.Series:

@@ -11,6 +11,7 @@ A source of weights is named by one string:
 ``zoobot-hub:<folder>``               a folder with the hub's files, already on disk
 ``zoobot-checkpoint:<path>``          a TensorFlow checkpoint of Zoobot 0.0.x or 1.0.x
 ``mock``                              pre-trained on the mock survey, in ``data/weights``
+``votes``                             the same, and on votes for real galaxies (notebook 12)
 ====================================  ===========================================================
 
 The networks behind these names differ in more than their numbers, so a backbone is made in two
@@ -33,10 +34,11 @@ import keras
 from lib.paths import resolve
 from lib.schema import InputError
 from lib.weights import checkpoint, hub, imagenet
-from lib.weights.bundled import load_bundled, save_bundled
+from lib.weights.bundled import BUNDLED, load_bundled, save_bundled
 from lib.weights.graph import PLAIN, BackboneVariant, architecture_class, build, require_variant
 
 __all__ = [
+    "BUNDLED",
     "PLAIN",
     "BackboneVariant",
     "architecture_class",
@@ -47,7 +49,7 @@ __all__ = [
     "variant",
 ]
 
-_SOURCES = ("none", "imagenet", "zoobot-hub", "zoobot-checkpoint", "mock")
+_SOURCES = ("none", "imagenet", "zoobot-hub", "zoobot-checkpoint", *BUNDLED)
 _WITH_PATH = ("imagenet", "zoobot-hub", "zoobot-checkpoint")
 
 
@@ -152,7 +154,7 @@ def initialise(
         receipt = checkpoint.load(backbone, path, sha256=sha256)
     else:
         require_variant(backbone, PLAIN)
-        receipt = load_bundled(backbone, sha256=sha256)
+        receipt = load_bundled(backbone, source=source, sha256=sha256)
     return {"source": source, "revision": None, **receipt, "variant": asdict(built_for)}
 
 

@@ -1,4 +1,4 @@
-"""The backbones that travel with the project: pre-trained on the mock survey by notebook 11.
+"""The backbones that travel with the project, pre-trained by notebooks 11 and 12.
 
 A backbone is one file ``data/weights/<network>-<channels>ch.safetensors`` in half precision, with
 a card ``.json`` of the same name that says how it was made and holds the hash of the file.
@@ -17,6 +17,12 @@ import safetensors.numpy
 from lib.paths import atomic, project_root
 from lib.schema import InputError
 from lib.weights.tensors import assign, checked_sha256, named_variables
+
+BUNDLED = {
+    "mock": "`make weights` (notebook 11_pretrain_backbone)",
+    "votes": "notebook 12_beyond_the_paper on the Galaxy Challenge",
+}
+"""Bundled sources of weights, and what makes them."""
 
 
 def bundled_path(backbone: keras.Model, folder: str | Path | None = None) -> Path:
@@ -76,7 +82,11 @@ def save_bundled(
 
 
 def load_bundled(
-    backbone: keras.Model, folder: str | Path | None = None, *, sha256: str | None = None
+    backbone: keras.Model,
+    folder: str | Path | None = None,
+    *,
+    source: str = "mock",
+    sha256: str | None = None,
 ) -> dict:
     """Load the bundled weights of a backbone.
 
@@ -86,6 +96,8 @@ def load_bundled(
         Backbone of the plain variant; changed in place.
     folder : path, optional
         ``data/weights`` of the project by default.
+    source : {"mock", "votes"}
+        What the weights must have learnt from.
     sha256 : str, optional
         Hash that the file must have; that of the card by default.
 
@@ -102,8 +114,7 @@ def load_bundled(
     """
     path = bundled_path(backbone, folder)
     remedy = (
-        "Take both files from the project's repository again, or make them with `make weights` "
-        "(notebook 11_pretrain_backbone)."
+        f"Take both files from the project's repository again, or make them with {BUNDLED[source]}."
     )
     card_path = path.with_suffix(".json")
     for file in (path, card_path):
@@ -117,6 +128,11 @@ def load_bundled(
         expected = card["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{card_path} is not a card with a sha256: {error!r}. {remedy}") from error
+    if card.get("source", "mock") != source:
+        raise InputError(
+            f"weights = {source!r}: {path.name} is of {card.get('source', 'mock')!r}; choose the "
+            "backbone and the weights that belong together (PolarNet and mock, ArmNet and votes)"
+        )
     digest = checked_sha256(path, expected, remedy)
     checked_sha256(path, sha256, remedy)
     try:

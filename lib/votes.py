@@ -1,0 +1,210 @@
+"""A linear head that learns from vote fractions, and decides with rare classes in mind.
+
+An arg-max label throws away what volunteers did not agree on: two galaxies with m = 3 may have 35
+and 95 % of the votes. Here the probabilities are fitted to the fractions themselves (cross-entropy
+with soft targets). They say how often an answer is given, so that the most frequent class nearly
+always has the largest one; the decision therefore divides them by a power of the classes'
+frequencies ("logit adjustment", Menon et al. 2021). Strength of the penalty and power are chosen in
+folds inside the training galaxies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn import metrics
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold
+
+from lib import evaluation
+from lib.schema import InputError
+
+COMPONENTS = 128
+"""Principal components of the features that are used, at most."""
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Inverse strengths of the penalty to choose from, per galaxy as scikit-learn's C."""
+
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Powers of the class frequencies to choose from; 0 takes the largest probability."""
+
+FOLDS = 3
+"""Folds inside the training galaxies."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted head.
+
+    Attributes
+    ----------
+    centre, scale : ndarray, (width,)
+        Of the features in training.
+    components : ndarray, (k, width)
+        Principal axes of the standardised features.
+    weights : ndarray, (k, classes)
+    bias : ndarray, (classes,)
+    strength, power : float
+        As chosen from `STRENGTHS` and `POWERS`.
+    offsets : ndarray, (classes,)
+        `power` times the logarithm of each class's mean fraction, which a decision subtracts.
+    temperature : float
+        That calibrates the probabilities of the *label*, the class with most votes, which is surer
+        than single votes are.
+    unseen : ndarray, (n, classes)
+        Probabilities of the training galaxies by heads that had not seen them, from the folds.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    strength: float
+    power: float
+    offsets: np.ndarray
+    temperature: float
+    unseen: np.ndarray
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Expected vote fractions, float64, (n, classes)."""
+        reduced = (features - self.centre) / self.scale @ self.components.T
+        return np.exp(log_softmax(reduced @ self.weights + self.bias, axis=1))
+
+    def layers(self, units: int) -> tuple[np.ndarray, ...]:
+        """Kernel and bias of a linear dense layer of `units`, and of the softmax layer after it."""
+        kernel = np.zeros((len(self.scale), units))
+        kernel[:, : len(self.components)] = (self.components / self.scale).T
+        last = np.zeros((units, len(self.bias)))
+        last[: len(self.components)] = self.weights
+        return kernel, -self.centre @ kernel, last, self.bias
+
+
+def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 0) -> Head:
+    """Fit a head; penalty, power and temperature are chosen inside the galaxies given.
+
+    Parameters
+    ----------
+    features : ndarray, (n, width)
+    fractions : ndarray, (n, classes)
+        Vote fractions; each row adds up to 1.
+    label : ndarray of int, (n,), optional
+        Class numbers that macro-F1 and balanced accuracy are measured by in the choice; those with
+        the largest fraction by default.
+    seed : int
+        Of the folds.
+
+    Raises
+    ------
+    InputError
+        If fractions are missing or do not add up to one.
+    """
+    fractions = np.asarray(fractions, float)
+    bad = ~np.isclose(fractions.sum(axis=1), 1, atol=1e-3)
+    if bad.any():
+        raise InputError(
+            f"{bad.sum()} of {len(bad)} galaxies have vote fractions that are missing or do not "
+            "add up to 1: the recipe `votes` needs the fractions of every galaxy it trains on"
+        )
+    label = fractions.argmax(axis=1) if label is None else np.asarray(label)
+    unseen = _unseen(features, fractions, label, seed)
+    frequencies = np.log(np.maximum(fractions.mean(axis=0), 1e-4))
+    _, strength, power = max(
+        (_merit(label, evaluation.decide(p, power * frequencies)), strength, power)
+        for strength, p in unseen.items()
+        for power in POWERS
+    )
+    space = _Space(features)
+    weights, bias = soft_regression(space.reduced, fractions, strength)
+    return Head(
+        space.centre,
+        space.scale,
+        space.components,
+        weights,
+        bias,
+        strength,
+        power,
+        power * frequencies,
+        evaluation.fit_temperature(unseen[strength], label),
+        unseen[strength],
+    )
+
+
+def soft_regression(
+    features: np.ndarray, fractions: np.ndarray, strength: float, start: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression on soft targets.
+
+    Minimises strength times the sum of the galaxies' cross-entropies, plus half the square of the
+    weights (not of the bias): what scikit-learn's LogisticRegression does with C = strength, if
+    every galaxy is given once per class with its fraction as weight, in a sixth of the time.
+
+    Parameters
+    ----------
+    features : ndarray, (n, k)
+    fractions : ndarray, (n, classes)
+    strength : float
+    start : ndarray, (k + 1, classes), optional
+        Where to begin.
+
+    Returns
+    -------
+    weights : ndarray, (k, classes)
+    bias : ndarray, (classes,)
+    """
+    shape = (features.shape[1] + 1, fractions.shape[1])
+    design = np.hstack([features, np.ones((len(features), 1))])
+    total = fractions.sum(axis=1, keepdims=True)
+
+    def loss(flat):
+        table = flat.reshape(shape)
+        logarithms = log_softmax(design @ table, axis=1)
+        slope = strength * design.T @ (total * np.exp(logarithms) - fractions)
+        slope[:-1] += table[:-1]
+        value = -strength * (fractions * logarithms).sum() + (table[:-1] ** 2).sum() / 2
+        return value, slope.ravel()
+
+    start = np.zeros(shape) if start is None else start
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    table = found.x.reshape(shape)
+    return table[:-1], table[-1] - table[-1].mean()
+
+
+class _Space:
+    """Standardised principal components of features."""
+
+    def __init__(self, features: np.ndarray):
+        self.centre = features.mean(axis=0, dtype=float)
+        spread = features.std(axis=0, dtype=float)
+        self.scale = np.maximum(spread, 1e-6 * max(spread.max(), 1e-12))
+        k = min(COMPONENTS, features.shape[1], len(features) // 2)
+        pca = PCA(k, random_state=0).fit((features - self.centre) / self.scale)
+        self.components = pca.components_
+        self.reduced = self.of(features)
+
+    def of(self, features: np.ndarray) -> np.ndarray:
+        return (features - self.centre) / self.scale @ self.components.T
+
+
+def _unseen(features, fractions, label, seed: int) -> dict[float, np.ndarray]:
+    """Probabilities of each galaxy by heads of the other folds, for every strength."""
+    found = {strength: np.empty(fractions.shape) for strength in STRENGTHS}
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(label, label):
+        space, start = _Space(features[train]), None
+        other = space.of(features[test])
+        for strength in STRENGTHS:
+            weights, bias = soft_regression(space.reduced, fractions[train], strength, start)
+            start = np.vstack([weights, bias])
+            found[strength][test] = np.exp(log_softmax(other @ weights + bias, axis=1))
+    return found
+
+
+def _merit(label: np.ndarray, decided: np.ndarray) -> float:
+    """What is chosen by: macro-F1 plus balanced accuracy, which rare classes weigh in alike."""
+    return metrics.f1_score(label, decided, average="macro", zero_division=0) + (
+        metrics.balanced_accuracy_score(label, decided)
+    )
