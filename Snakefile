@@ -32,6 +32,7 @@ FLOW = {
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "10_predict_survey": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
     "11_pretrain_backbone": [],
+    "12_beyond_the_paper": ["01_sample_selection", "02_preprocessing"],
     "13_explore": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
 }
 GPUS = max(1, int(config.get("gpus", 0)))
@@ -40,6 +41,7 @@ USES_GPU = {
     "04_train_v2m",
     "05_explainability",
     "11_pretrain_backbone",
+    "12_beyond_the_paper",
     "13_explore",
 }
 

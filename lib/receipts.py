@@ -66,7 +66,8 @@ def bundled_weights(settings: dict[str, object]) -> list[Path]:
 
     Which of them fits the backbone is for `lib.weights` to say, which needs TensorFlow: all count.
     """
-    if settings.get("weights") not in ("mock", "votes") and settings.get("recipe") != "votes":
+    bundled = settings.get("weights") in ("mock", "votes") or settings.get("recipe") == "votes"
+    if not bundled and "real_views" not in settings:
         return []
     return sorted((project_root() / "data" / "weights").glob("*.safetensors"))
 

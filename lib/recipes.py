@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from lib import votes
+from lib import evaluation, votes
 from lib.models import Network
 from lib.schema import InputError
 from lib.training import Protocol
@@ -45,3 +46,21 @@ def apply(recipe: str, network: Network, protocol: Protocol) -> tuple[Network, P
         amplitudes=True,
     )
     return network, replace(protocol, head="votes", feature_views=1, epochs=1)
+
+
+def require(recipe: str | None, run_folder: str | Path) -> None:
+    """Refuse a training run of another recipe; None takes any.
+
+    Raises
+    ------
+    InputError
+        If the recipe is unknown, or the run in the folder was trained by another.
+    """
+    if recipe is not None and recipe not in RECIPES:
+        raise InputError(f"recipe = {recipe!r}: choose one of {', '.join(RECIPES)}, or None")
+    found = evaluation.read_run(run_folder).settings.get("recipe", "published")
+    if recipe not in (None, found):
+        raise InputError(
+            f"recipe = {recipe!r}, but {run_folder} was trained by {found!r}: run its notebook "
+            f"with recipe = {recipe!r}, or name another `model`"
+        )

@@ -48,7 +48,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths
+from lib import paths, recipes
 from lib.figures import predict as figures
 from lib.figures import style
 from lib.images import central_crop, decode
@@ -70,6 +70,8 @@ run_dir = "runs/mock"
 output = "10_predict_survey"
 # Training step whose network is applied.
 model = "03_train_b0"
+# Recipe that it must have been trained by (see notebook 03); None takes any.
+recipe = None
 # Folder, text file or table of cut-outs; None takes the galaxies that the selection left out.
 images = None
 # Folder that relative image paths start from.
@@ -93,6 +95,7 @@ if limit < 1 or shard_size < 1 or views not in package.VIEWS:
     raise InputError(f"limit = {limit}, shard_size = {shard_size}, views = {views}: see above")
 out = paths.output_folder(run_dir, output)
 run_folder = paths.step_folder(run_dir, model)
+recipes.require(recipe, run_folder)
 
 # %% [markdown]
 # ## 2 The network
