@@ -194,7 +194,8 @@ change = np.abs(network.predict(shown, verbose=0) - before).max() / np.abs(befor
 #
 # For each run that is there, take all galaxies of its sample. A linear classifier is to learn from
 # classical numbers (Fourier amplitudes of the arms, asymmetry, concentration, colour), from features
-# of untrained networks, and from those of the pre-trained one.
+# of untrained networks, from those of the pre-trained one, and from those of ArmNet, which went on
+# learning from votes for real galaxies outside the samples (notebook 12).
 
 # %%
 runs = [r for r in compare_runs if paths.resolve(f"{r}/02_preprocessing/receipt.json").exists()]
@@ -202,6 +203,7 @@ polar = {"crop": size, "view": "polar", "colour": "rgb" if channels == 3 else "g
 networks = {
     f"random {backbone}": Network("B0", backbone, **polar),
     f"pre-trained {backbone}": Network("B0", backbone, weights="mock", **polar),
+    "ArmNet and amplitudes": Network("B0", "ArmNet", weights="votes", amplitudes=True, **polar),
 } | {f"EfficientNetB0, {w}": Network("B0", "EfficientNetB0", w, 96, "grey") for w in b0_weights}
 
 # %% [markdown]
@@ -217,18 +219,31 @@ found = {r: probe.compare(r, networks, binning=binning, join=best, seed=seed) fo
 # %% [markdown]
 # ### 5.3 Compare
 #
-# Put the scores with their 95 % intervals beside each other. The last two columns are the gain in
-# macro-F1 over the classical numbers on the same galaxies, by paired bootstrap.
+# Put the scores with their 95 % intervals beside each other, and F1 class by class.
 
 # %%
 scores = pd.concat({r: probe.score_table(f, ARM_CLASSES) for r, f in found.items()}, names=["run"])
 gains = pd.concat({r: probe.gains(f, "classical", ARM_CLASSES) for r, f in found.items()})
 scores.to_csv(out / "probes.csv")
 gains.to_csv(out / "gains.csv")
-display(scores["value"].unstack().round(3))
+wanted = ["macro_f1", "balanced_accuracy"]
+chosen = scores[scores.index.get_level_values("score").isin(wanted)]
+display(chosen.unstack().swaplevel(axis=1)[wanted].round(3))
+by_class = scores["value"].unstack()[[f"f1 of m = {c}" for c in ARM_CLASSES]]
+display(by_class.round(3))
 
 # %% [markdown]
-# ### 5.4 Draw the scores
+# ### 5.4 Measure each gain
+#
+# Show how much better each method is than the classical numbers, galaxy by galaxy (paired bootstrap):
+# an interval that lies clear of zero is more than chance.
+
+# %%
+paired = gains[gains.index.get_level_values(-1).isin(wanted)][["difference", "low", "high"]]
+display(paired.unstack().swaplevel(axis=1)[wanted].round(3))
+
+# %% [markdown]
+# ### 5.5 Draw the scores
 #
 # Each bar is a method; a network whose bar ends left of the classical one has learnt nothing that
 # Fourier amplitudes do not know.

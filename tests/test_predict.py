@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import exported as made
 import keras
@@ -19,7 +20,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from lib import images, models
+from lib import images, models, recipes
 from lib.predict import catalogue, engine, inputs, package, survey
 from lib.predict.__main__ import main
 from lib.schema import InputError
@@ -79,8 +80,9 @@ def test_onnx_gives_what_keras_gives(run, model):
         models.Network("B0", "EfficientNetB0", crop=32, colour="grey"),
         models.Network("V2M", "EfficientNetV2B0", crop=32),
         models.Network("B0", "PolarNet", crop=96, colour="grey", view="polar"),
+        models.Network("B0", "ArmNet", crop=72, view="polar", activation="linear", amplitudes=True),
     ],
-    ids=["EfficientNetB0", "EfficientNetV2B0", "PolarNet"],
+    ids=["EfficientNetB0", "EfficientNetV2B0", "PolarNet", "ArmNet"],
 )
 def test_real_networks_are_exported_alike(network, tmp_path):
     trained, _ = models.build(network, 6, seed=1)
@@ -90,7 +92,8 @@ def test_real_networks_are_exported_alike(network, tmp_path):
     pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4") * network.input_scale
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
     inner = keras.Model(trained.input, trained.get_layer("features").output)
-    np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=1e-5)
+    small = 3e-4 if network.amplitudes else 1e-5  # logarithms of amplitudes near zero
+    np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=small)
     np.testing.assert_allclose(probabilities, trained(pixels).numpy(), atol=1e-4)
 
 
@@ -209,6 +212,31 @@ def test_catalogue_is_what_keras_and_scipy_give(run, model, predicted):
     limit = np.percentile(held_out, 99)
     clear = np.abs(distance - limit) > 1e-3
     assert (rows["out_of_distribution"] == (distance > limit))[clear].all()
+
+
+def test_a_recipe_decides_in_the_catalogue_as_in_the_training(model):
+    """A class is named by log p less the offset of its class, before calibration."""
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+    listed = pd.DataFrame({"galaxy_id": [1, 2], "image_path": ["a.jpg", "b.jpg"]})
+    distance = np.zeros(2, np.float32)
+    table = catalogue.table(listed, ["", ""], distance, p, model, 1)
+    assert table["predicted"].to_pylist() == ["1", "2"]
+    offsets = [float(np.log(0.9)), float(np.log(0.05)), float(np.log(0.05))]
+    recipe = replace(model, card={**model.card, "decision": offsets})
+    table = catalogue.table(listed, ["", ""], distance, p, recipe, 1)
+    assert table["predicted"].to_pylist() == ["2", "2"]
+    assert "less the offset of its class" in package.describe(recipe.card)
+    assert "largest probability is predicted" in package.describe(model.card)
+
+
+def test_a_network_of_another_recipe_is_refused(run):
+    folder = run[1] / "03_train_b0"
+    recipes.require(None, folder)
+    recipes.require("published", folder)
+    with pytest.raises(InputError, match="was trained by 'published'"):
+        recipes.require("votes", folder)
+    with pytest.raises(InputError, match="recipe = 'best'"):
+        recipes.require("best", folder)
 
 
 def test_formats_agree_and_say_what_columns_mean(predicted, model):
