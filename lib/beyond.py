@@ -100,13 +100,12 @@ class VotedGalaxies:
     def curve(self, data: Data, sizes, settings, states: Path, repeats: int) -> pd.DataFrame:
         """`learning_curve` of networks that were trained on fewer galaxies, all else the same.
 
-        Every network sees as many views; of fewer galaxies more of each. One network takes the
-        place of all real towers.
+        Every network sees as many views; of fewer galaxies more of each.
         """
         tables = []
         for size in sizes:
             _, real = self.train(settings, states, size)
-            changed = data.with_backbone(build_armnet([real]))
+            changed = data.with_backbone(build_armnet(real))
             table = learning_curve(changed, [None], repeats=repeats)
             tables.append(table.assign(galaxies=min(size, len(self.ids))))
         return pd.concat(tables, ignore_index=True)
@@ -139,13 +138,13 @@ def voted_galaxies(run_dir: str, survey: Survey) -> VotedGalaxies:
     return VotedGalaxies(table.index.to_numpy(), pixels, counts.loc[table.index].to_numpy())
 
 
-def build_armnet(reals: Sequence, simulated=None):
-    """An ArmNet whose towers have the weights of PolarNets.
+def build_armnet(real, simulated=None):
+    """An ArmNet whose towers have the weights of two PolarNets.
 
     Parameters
     ----------
-    reals : sequence of keras.Model
-        That learnt from votes, one for each of the real `TOWERS`; or a single one for all.
+    real : keras.Model
+        That learnt from votes.
     simulated : keras.Model, optional
         That learnt from simulations; by default the bundled one.
 
@@ -164,8 +163,7 @@ def build_armnet(reals: Sequence, simulated=None):
         simulated = weights.build("PolarNet", view(keras.Input((SIZE, SIZE, 3))))
         weights.initialise(simulated, "mock", channels=3)
     armnet = weights.build("ArmNet", view(keras.Input((SIZE, SIZE, 3))))
-    reals = list(reals) * (len(TOWERS) - 1) if len(reals) == 1 else reals
-    for name, polarnet in zip(TOWERS, (simulated, *reals), strict=True):
+    for name, polarnet in zip(TOWERS, (simulated, real), strict=True):
         tower_weights(armnet, name, polarnet)
     return armnet
 
@@ -363,16 +361,13 @@ def quality(table: pd.DataFrame, fractions: np.ndarray, classes: tuple[str, ...]
     }
 
 
-REAL = tuple(name for name in TOWERS if name.startswith("real"))
-
 LEVERS = {
     "amplitudes, votes": ("amplitudes",),
     "simulated tower, votes": ("simulated",),
-    "one real tower, votes": REAL[:1],
-    "three real towers, votes": REAL,
-    "all towers, votes": TOWERS,
+    "real tower, votes": ("real",),
+    "both towers, votes": TOWERS,
     "simulated tower and amplitudes, votes": ("simulated", "amplitudes"),
-    "two towers and amplitudes, votes": ("simulated", REAL[0], "amplitudes"),
+    "real tower and amplitudes, votes": ("real", "amplitudes"),
     "recipe: towers and amplitudes, votes": (*TOWERS, "amplitudes"),
     "recipe and classical, votes": (*TOWERS, "amplitudes", "classical"),
 }
@@ -470,14 +465,14 @@ def _together(arm_class: str) -> str:
 def simulated_curve(data: Data, sizes, states: Path, repeats: int) -> pd.DataFrame:
     """`learning_curve` of networks that were trained on simulated galaxies only, and on fewer.
 
-    All towers are then the same network.
+    Both towers are then the same network.
     """
     tables = []
     for size in sizes:
         curriculum = pretraining.Curriculum(galaxies=size)
         settings = pretraining.Settings("PolarNet", 3, SIZE, curriculum=curriculum)
         _, simulated = pretraining.pretrain(settings, states / f"simulated-{size}")
-        changed = data.with_backbone(build_armnet([simulated], simulated))
+        changed = data.with_backbone(build_armnet(simulated, simulated))
         tables.append(learning_curve(changed, [None], repeats=repeats).assign(galaxies=size))
     return pd.concat(tables, ignore_index=True)
 

@@ -4,9 +4,8 @@ An EfficientNet halves an image five times and pads its borders with zeros: of a
 32 x 96 pixels one row of three cells would be left, and the arms would be cut at the major axis.
 Here rows and columns are halved twice, and the convolutions go round.
 
-`ArmNet` is several such networks side by side, one that learnt from simulated galaxies and some
-that went on, each with a seed of its own, with the votes for real ones; all are shown a galaxy and
-its mirror image.
+`ArmNet` is two such networks side by side, one that learnt from simulated galaxies and one that
+went on with the votes for real ones, each shown a galaxy and its mirror image.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ def PolarNet(*, include_top: bool = False, weights: None = None, input_tensor) -
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x, name="polarnet")
 
 
-TOWERS = ("simulated", "real0", "real1", "real2")
-"""Parts of `ArmNet`, by the galaxies that they learnt from last, and the seed."""
+TOWERS = ("simulated", "real")
+"""Parts of `ArmNet`, by the galaxies that they learnt from last."""
 
 
 def ArmNet(*, include_top: bool = False, weights: None = None, input_tensor) -> keras.Model:  # noqa: N802
@@ -98,7 +97,7 @@ def ArmNet(*, include_top: bool = False, weights: None = None, input_tensor) -> 
     Returns
     -------
     keras.Model
-        Its output ``top_activation`` is (n, rows / 4, columns / 4, 4 x `FEATURES`).
+        Its output ``top_activation`` is (n, rows / 4, columns / 4, 2 x `FEATURES`).
     """
     _require_bare(include_top, weights)
     both = WithMirror(name="with_mirror")(input_tensor)

@@ -111,20 +111,19 @@ states = paths.resolve(run_dir) / "pretraining"
 #
 # ### 2.1 Train on votes
 #
-# ArmNet is four small networks side by side that see a galaxy's polar view. One has learnt from
-# simulated galaxies (notebook 11). The others go on from there, each with a seed of its own, with real
-# galaxies and the votes for all questions of the decision tree; no galaxy of the sample is among them.
-# Training goes on where it was stopped.
+# ArmNet is two small networks side by side that see a galaxy's polar view. One has learnt from
+# simulated galaxies (notebook 11). The other goes on from there with real galaxies and the votes for
+# all questions of the decision tree; no galaxy of the sample is among them. Training goes on where
+# it was stopped.
 
 # %%
 armnet, curve = None, None
 if real_views:
     voted = beyond.voted_galaxies(run_dir, surveys.open_survey(survey, data_dir))
-    settings = [beyond.real_settings(seed + k, real_views) for k, _ in enumerate(beyond.REAL)]
-    trained = [voted.train(one, states) for one in settings]
-    curve = trained[0][0]
-    armnet = beyond.build_armnet([network for _, network in trained])
-    card = pretraining.card(settings[0], curve, pretraining.Voted) | voted.facts()
+    settings = beyond.real_settings(seed, real_views)
+    curve, real = voted.train(settings, states)
+    armnet = beyond.build_armnet(real)
+    card = pretraining.card(settings, curve, pretraining.Voted) | voted.facts()
     weights.save_bundled(armnet, card, out)
 
 # %% [markdown]
@@ -269,7 +268,7 @@ for task, (tables, classes) in beyond.variants(
 # %%
 curves = {"galaxies of the sample (head)": beyond.learning_curve(data, head_sizes, repeats=repeats)}
 if real_sizes:
-    curves["real galaxies with votes"] = voted.curve(data, real_sizes, settings[0], states, repeats)
+    curves["real galaxies with votes"] = voted.curve(data, real_sizes, settings, states, repeats)
 if simulated_sizes:
     curves["simulated galaxies"] = beyond.simulated_curve(data, simulated_sizes, states, repeats)
 pd.concat(curves, names=["kind"]).to_csv(out / "curves.csv")

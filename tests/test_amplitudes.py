@@ -79,7 +79,7 @@ def armnet():
 def test_a_mirrored_galaxy_has_the_mirrored_map(armnet):
     views = galaxies()
     maps, mirrored = armnet(views).numpy(), armnet(views[:, :, ::-1]).numpy()
-    assert maps.shape == (6, 8, 24, 1024) and maps.std() > 1e-3
+    assert maps.shape == (6, 8, 24, 512) and maps.std() > 1e-3
     np.testing.assert_allclose(mirrored[:, :, ::-1], maps, atol=1e-4 * np.abs(maps).max())
 
 
@@ -107,7 +107,7 @@ def test_towers_are_the_networks_that_were_put_in(armnet):
 def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
     network = Network("B0", "ArmNet", crop=72, view="polar", amplitudes=True, activation="linear")
     model, _ = models.build(network, 3, 0)
-    assert model.get_layer(models.FEATURES).output.shape[-1] == 1024 + 220
+    assert model.get_layer(models.FEATURES).output.shape[-1] == 512 + 220
     images = np.random.default_rng(2).uniform(0, 1, (2, 72, 72, 3)).astype(np.float32)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
