@@ -198,7 +198,7 @@ style.show(
 # %%
 wanted = ["macro_f1", "balanced_accuracy"]
 paired = gains[gains.index.get_level_values(-1).isin(wanted)][["difference", "low", "high"]]
-display(paired.unstack().swaplevel(axis=1).sort_index(axis=1).round(3))
+display(paired.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
 # ### 3.4 What each part of the recipe adds
@@ -208,7 +208,7 @@ display(paired.unstack().swaplevel(axis=1).sort_index(axis=1).round(3))
 # %%
 _, against, _ = beyond.summary(found, data, over=beyond.RECIPE)
 paired = against[against.index.get_level_values(-1).isin(wanted)][["difference", "low", "high"]]
-display(paired.unstack().swaplevel(axis=1).sort_index(axis=1).round(3))
+display(paired.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
 # ### 3.5 Class by class

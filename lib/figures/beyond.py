@@ -53,7 +53,11 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
         `lib.beyond.learning_curve` gives them.
     """
     figure, axes = plt.subplots(
-        1, len(curves), figsize=(WIDTH, 2.8), sharey=True, squeeze=False, layout="constrained"
+        *(1, len(curves)),
+        figsize=(min(WIDTH, 3.5 * len(curves) + 1), 2.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, (name, table) in zip(axes[0], curves.items()):
         for (score, label), marker in zip(SCORES.items(), "os"):
@@ -68,7 +72,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
                 color=COLOURS[score],
                 label=label,
             )
-        axis.set(xlabel=name, xscale="log", ylim=(0, None))
+        axis.set(xlabel=name, xscale="log")
         sizes = sorted(table["galaxies"].unique())
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=30)
         axis.minorticks_off()
