@@ -64,12 +64,22 @@ def hash_catalogues(folder: str | Path) -> dict[str, str]:
 def bundled_weights(settings: dict[str, object]) -> list[Path]:
     """Files of weights that travel with the project, if a step's parameters ask for them.
 
-    Which of them fits the backbone is for `lib.weights` to say, which needs TensorFlow: all count.
+    Which of a source's files fits the backbone is for `lib.weights` to say, which needs TensorFlow:
+    all of the source count.
     """
-    bundled = settings.get("weights") in ("mock", "votes") or settings.get("recipe") == "votes"
-    if not bundled and "real_views" not in settings:
-        return []
-    return sorted((project_root() / "data" / "weights").glob("*.safetensors"))
+    source = settings.get("weights")
+    if settings.get("recipe") == "votes" or settings.get("real_views") == 0:
+        source = "votes"
+    elif settings.get("real_views"):  # a network that goes on from the simulated galaxies
+        source = "mock"
+    files = sorted((project_root() / "data" / "weights").glob("*.safetensors"))
+    return [file for file in files if source in ("mock", "votes") and _source(file) == source]
+
+
+def _source(weights: Path) -> str:
+    """What bundled weights have learnt from, as their card says."""
+    card = weights.with_suffix(".json")
+    return json.loads(card.read_text()).get("source", "mock") if card.is_file() else "mock"
 
 
 def hash_outputs(folder: str | Path) -> str:

@@ -264,6 +264,14 @@ def test_bundled_weights_are_inputs_of_a_step_that_starts_from_them(checkout):
     assert steps.fingerprint("01_first", {}, [])["inputs"] == {}
     before = steps.fingerprint("01_first", {"weights": "mock"}, [])
     assert before["inputs"] == {file.name: receipts.sha256(file)}
+    other = file.with_name("other.safetensors")
+    other.write_text("from votes")
+    other.with_suffix(".json").write_text('{"source": "votes"}')
+    assert steps.fingerprint("01_first", {"weights": "mock"}, []) == before
+    for asked in ({"weights": "votes"}, {"recipe": "votes", "weights": "mock"}, {"real_views": 0}):
+        found = receipts.bundled_weights(asked)
+        assert [path.name for path in found] == [other.name]
+    assert receipts.bundled_weights({"real_views": 5}) == [file]
     file.write_text("others")
     assert steps.fingerprint("01_first", {"weights": "mock"}, []) != before
 
