@@ -1,6 +1,7 @@
 """The whole chain on profile `smoke`, through Snakemake and papermill, as `make run` calls it."""
 
 import json
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 import yaml
 from conftest import chain
 
-from lib import profiles, receipts
+from lib import profiles, receipts, recipes, steps
+from lib.predict import package
 from lib.schema import ARM_CLASSES
 
 pytestmark = pytest.mark.chain
@@ -16,9 +18,9 @@ pytestmark = pytest.mark.chain
 
 def test_every_step_is_done_and_said(smoke):
     printed, folder = smoke
-    steps = profiles.load("smoke").outputs
-    for number, step in enumerate(steps, 1):
-        assert f"[{number}/{len(steps)}] {step} done in" in printed
+    outputs = profiles.load("smoke").outputs
+    for number, step in enumerate(outputs, 1):
+        assert f"[{number}/{len(outputs)}] {step} done in" in printed
         assert receipts.verify(folder / step) == []
         assert not (folder / f"{step}.partial").exists()
 
@@ -47,6 +49,22 @@ def test_predictions_hold_every_galaxy_of_the_sample(smoke):
         assert abs(probabilities.sum(axis=1) - 1).max() < 1e-5
         settings = json.loads((folder / step / "model.json").read_text())
         assert settings["protocol"] == "published" or settings["protocol"]["name"] == "published"
+
+
+def test_the_recipe_votes_trains_in_03_and_is_applied_by_10_s_export(smoke, tmp_path):
+    for step in ("01_sample_selection", "02_preprocessing"):
+        (tmp_path / step).symlink_to(smoke[1] / step)
+    settings = profiles.load("smoke").overrides["03_train_b0"]
+    settings = {**settings, "run_dir": str(tmp_path), "recipe": "votes", "epochs": 3}
+    run = steps.run("03_train_b0", settings)
+    trained = json.loads((run / "model.json").read_text())
+    assert (trained["recipe"], trained["backbone"]) == ("votes", "ArmNet")
+    assert trained["initial_weights"]["card"]["source"] == "votes"
+    assert [Path(name).stem for name in receipts.read(run)["inputs"]] == ["armnet-3ch"]
+    recipes.require("votes", run)
+    card = package.export(run, tmp_path / "model").card
+    assert len(card["decision"]) == len(card["classes"])
+    assert card["onnx"]["largest_difference"] < package.PARITY
 
 
 def test_a_second_run_does_nothing_and_says_so(smoke, chain_checkout):

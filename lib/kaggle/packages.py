@@ -22,7 +22,7 @@ ONLY_AT_HOME = {"jupyterlab"}
 ON_KAGGLE = {
     *("astropy", "huggingface-hub", "ipywidgets", "jupyterlab", "pandas", "papermill", "pillow"),
     *("pyarrow", "pyyaml", "requests", "safetensors", "scikit-image", "scikit-learn", "scipy"),
-    *("seaborn", "tensorflow", "tqdm"),
+    *("seaborn", "tensorflow", "threadpoolctl", "tqdm"),
 }
 """Requirements that Kaggle's image has, with what they need: no wheels of these are attached."""
 
