@@ -35,7 +35,10 @@ FIGURES = {
 """Profiles whose runs are kept: figure of the run -> file in ``figures``."""
 
 START, END = "<!-- results: written by make docs -->", "<!-- end of results -->"
-WEIGHTS = {"mock": "bundled", "none": "random"}
+BEYOND = "12_beyond_the_paper"
+"""Step that compares recipes."""
+
+WEIGHTS = {"mock": "bundled", "votes": "bundled, with real votes", "none": "random"}
 """Words for sources of weights whose names say too little."""
 
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
@@ -80,8 +83,9 @@ def gather(profile: profiles.Profile) -> dict:
     Returns
     -------
     dict
-        As `lib.report.gather`, with ``data`` (str) and ``networks``: training step or group of
-        folds (as in ``comparison["cross_validation"]``) -> `facts`.
+        As `lib.report.gather`, with ``data`` (str) and ``networks``: training step, group of folds
+        (as in ``comparison["cross_validation"]``) or recipe -> `facts`; ``recipes``: recipe ->
+        scores.
     """
     folder = resolve(profile.run_dir)
     trained = [evaluation.read_run(f.parent) for f in sorted(folder.glob("[0-9]*/model.json"))]
@@ -90,7 +94,24 @@ def gather(profile: profiles.Profile) -> dict:
     for folds in evaluation.fold_groups([evaluation.read_run(folder / out) for out in swept]):
         networks[f"{folds[0].settings['role']}, {evaluation.folds_name(folds)}"] = facts(folds)
     data = profile.description.split(",")[0]
-    return {**report.gather(folder), "data": data, "networks": networks}
+    found = {**report.gather(folder), "data": data, "networks": networks, "recipes": {}}
+    if (folder / BEYOND / "scores.csv").is_file():
+        name, network, scores = recipe(folder / BEYOND)
+        networks[name], found["recipes"][name] = network, scores
+    return found
+
+
+def recipe(folder: Path) -> tuple[str, dict[str, object], dict[str, dict[str, float]]]:
+    """Name, `facts` and scores of the recipe that notebook 12 has compared, from its folder."""
+    from lib import beyond  # which needs TensorFlow
+
+    table = pd.read_csv(folder / "scores.csv", index_col=["method", "score"])
+    predictions = pd.read_parquet(folder / "predictions.parquet", columns=["galaxy", "fold"])
+    network = {"role": "recipe", "backbone": "ArmNet", "trainable": "frozen", "crop": beyond.SIZE}
+    network |= {"colour": "rgb", "weights": "votes", "protocol": "sound", "split": "development"}
+    network["galaxies"] = int(predictions["galaxy"].nunique())
+    name = f"recipe `votes`, {predictions['fold'].nunique()} folds"
+    return name, network, table.loc[beyond.RECIPE].loc[list(SCORES)].to_dict("index")
 
 
 def facts(runs: list[evaluation.Run]) -> dict[str, object]:
@@ -138,7 +159,7 @@ def _row(run: dict, name: str) -> dict[str, str]:
         scores = run["steps"][name]["metrics"][network["split"]]["scores"]
     else:
         method = f"{name}, {network['protocol']}"
-        scores = run["comparison"]["cross_validation"][name]
+        scores = {**run["comparison"]["cross_validation"], **run.get("recipes", {})}[name]
     trained = "frozen" if network["trainable"] == "frozen" else "fine-tuned"
     found = {shown: _with_interval(**scores[score]) for score, shown in SCORES.items()}
     return {
@@ -200,7 +221,9 @@ def _figure(run: dict, figure: str, kept: str) -> list[str]:
     if made_by and made_by["commit"]:
         source += f", commit {made_by['commit'][:7]}"
     # Selection and pre-processing come before any network.
-    if step >= "03":
+    if step == BEYOND:
+        source += ". Networks: ArmNet and PolarNet, trained as the notebook says"
+    elif step >= "03":
         source += ". " + "; ".join(
             f"{network['role']}: {network['backbone']}, weights at the start: {_weights(network)}"
             for name, network in run["networks"].items()

@@ -126,6 +126,7 @@ def test_docs_of_a_run(smoke, chain_checkout, monkeypatch):
     report = json.loads((chain_checkout / "docs" / "reports" / "smoke.json").read_text())
     accuracy = report["steps"]["03_train_b0"]["metrics"]["validation"]["scores"]["accuracy"]
     assert f"| {accuracy['value']:.3f} (" in (chain_checkout / "README.md").read_text()
+    assert "| recipe `votes`, 5 folds, sound |" in (chain_checkout / "README.md").read_text()
     page = (chain_checkout / "figures" / "README.md").read_text()
     assert "(smoke/confusion.png)" in page and "B0: PolarNet, weights at the start: bundled" in page
     assert (chain_checkout / "figures" / "smoke" / "confusion.png").is_file()
