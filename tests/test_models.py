@@ -33,7 +33,9 @@ def test_v2m_has_the_published_parameters():
     assert counts["total"] == 54_468_282
     assert counts["backbone"] == 53_150_388
     features = model.get_layer(models.FEATURES).output
-    wider = keras.Model(model.input, models._head(features, 1028, 6, 0))
+    wider = keras.Model(
+        model.input, models._head(features, Network("B0", "EfficientNetB0", dense_units=1028), 6, 0)
+    )
     assert wider.count_params() == 54_473_430
     statistics = sum(int(np.prod(w.shape)) for w in model.weights if "moving_" in w.path)
     assert counts["trained"] == counts["total"] - statistics
