@@ -3,14 +3,18 @@
 import keras
 import numpy as np
 import pytest
+from patterns import galaxy
 
-from lib import amplitudes, models, weights
+from lib import amplitudes, models, recipes, weights
 from lib.amplitudes import Amplitudes
+from lib.images import dihedral, network_input
 from lib.models import Network
 from lib.polarnet import TOWERS, tower_weights
 from lib.schema import InputError
+from lib.training import Protocol
 
 ROWS, COLUMNS = 32, 96
+TURNS = ((2, 0.9), (3, -0.9), (4, 0.9))
 
 
 def view(pattern, level=40.0):
@@ -112,6 +116,18 @@ def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
     np.testing.assert_allclose(again(images).numpy(), model(images).numpy(), atol=1e-5)
+
+
+def test_a_turned_or_mirrored_image_has_the_same_answer():
+    """The whole network of the recipe, with the weights that travel with the project."""
+    network, _ = recipes.apply("votes", Network("B0", "ArmNet"), Protocol())
+    model, _ = models.build(network, 6, 0)
+    images = np.stack([galaxy(m, 20.0 * m, winding)[12:84, 12:84] for m, winding in TURNS])
+    pixels = network_input(images, "rgb", network.input_scale)
+    answer = model(pixels).numpy()
+    assert np.abs(answer[0] - answer[1]).max() > 0.01  # it does tell galaxies apart
+    for view in range(8):
+        np.testing.assert_allclose(model(dihedral(pixels, view)).numpy(), answer, atol=0.01)
 
 
 def test_amplitudes_need_polar_views():
