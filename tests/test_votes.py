@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from lib import conformal, evaluation, votes
@@ -61,6 +62,15 @@ def test_a_fold_s_head_has_not_seen_its_galaxies():
     label = fractions.argmax(axis=1)
     assert (head.unseen.argmax(axis=1) == label).mean() < 0.45
     assert (head.probabilities(features).argmax(axis=1) == label).mean() > 0.45
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 6), n=st.integers(5, 60))
+def test_what_is_chosen_by_is_scikit_learn_s_macro_f1_and_balanced_accuracy(seed, classes, n):
+    label, decided = np.random.default_rng(seed).integers(0, classes, (2, n))
+    expected = metrics.f1_score(label, decided, average="macro", zero_division=0)
+    recall = metrics.recall_score(label, decided, labels=np.unique(label), average="macro")
+    assert votes._merit(label, decided) == pytest.approx(expected + recall)
 
 
 def test_rare_classes_are_found_by_the_decision():
