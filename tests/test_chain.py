@@ -1,7 +1,6 @@
 """The whole chain on profile `smoke`, through Snakemake and papermill, as `make run` calls it."""
 
 import json
-from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -60,7 +59,7 @@ def test_the_recipe_votes_trains_in_03_and_is_applied_by_10_s_export(smoke, tmp_
     trained = json.loads((run / "model.json").read_text())
     assert (trained["recipe"], trained["backbone"]) == ("votes", "ArmNet")
     assert trained["initial_weights"]["card"]["source"] == "votes"
-    assert [Path(name).stem for name in receipts.read(run)["inputs"]] == ["armnet-3ch"]
+    assert "armnet-3ch.safetensors" in receipts.read(run)["inputs"]
     recipes.require("votes", run)
     card = package.export(run, tmp_path / "model").card
     assert len(card["decision"]) == len(card["classes"])
