@@ -9,8 +9,7 @@ test part.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from lib import classical, conformal, evaluation, images, models, paths, pretraining, probe, votes
 from lib.models import Network
 from lib.polarnet import TOWERS, tower_weights
-from lib.schema import ARM_CLASSES, MERGES, RHO_COLUMNS, InputError, probability_columns
+from lib.schema import ARM_CLASSES, MERGES, InputError, probability_columns
 from lib.surveys import Survey, challenge
 
 SIDE = 96
@@ -102,13 +101,11 @@ class VotedGalaxies:
 
         Every network sees as many views; of fewer galaxies more of each.
         """
-        tables = []
-        for size in sizes:
-            _, real = self.train(settings, states, size)
-            changed = data.with_backbone(build_armnet(real))
-            table = learning_curve(changed, [None], repeats=repeats)
-            tables.append(table.assign(galaxies=min(size, len(self.ids))))
-        return pd.concat(tables, ignore_index=True)
+        armnets = (
+            (min(size, len(self.ids)), build_armnet(self.train(settings, states, size)[1]))
+            for size in sizes
+        )
+        return _curve_of_networks(data, armnets, repeats)
 
     def facts(self) -> dict[str, object]:
         """What a card of weights says of them."""
@@ -117,25 +114,25 @@ class VotedGalaxies:
 
 
 def voted_galaxies(run_dir: str, survey: Survey) -> VotedGalaxies:
-    """All galaxies of the Galaxy Challenge that have an image and are not in a run's sample.
+    """All galaxies of the Galaxy Challenge that are not in a run's sample and have an image.
 
-    Raises
-    ------
-    InputError
-        If an image cannot be read.
+    Their cache is kept beside the states of the trainings; an image that cannot be read is left
+    out.
     """
     folder = paths.step_folder(run_dir, "01_sample_selection")
     sample = pd.read_parquet(folder / "sample.parquet", columns=["galaxy_id"])["galaxy_id"]
-    table = survey.votes[survey.votes["has_image"]].set_index("galaxy_id").sort_index()
-    table = table.drop(index=table.index.intersection(pd.Index(sample)))
-    counts = challenge.read_counts(survey.data_dir)
-
-    def one(path: str) -> np.ndarray:
-        return images.prepare(images.decode(survey.data_dir / path, 424), SIDE, "rgb", 2)
-
-    with ThreadPoolExecutor() as pool:
-        pixels = np.stack(list(pool.map(one, table["image_path"])))
-    return VotedGalaxies(table.index.to_numpy(), pixels, counts.loc[table.index].to_numpy())
+    others = survey.votes[survey.votes["has_image"] & ~survey.votes["galaxy_id"].isin(sample)]
+    cache, left_out = images.write_cache(
+        others.sort_values("galaxy_id"),
+        survey.data_dir,
+        paths.resolve(run_dir) / "pretraining",
+        crop=SIDE,
+        binning=2,
+        progress=images.print_progress,
+    )
+    ids = np.setdiff1d(others["galaxy_id"], left_out["galaxy_id"])
+    counts = challenge.read_counts(survey.data_dir).loc[ids].to_numpy()
+    return VotedGalaxies(ids, np.asarray(cache.arrays[cache.rows(ids)]), counts)
 
 
 def build_armnet(real, simulated=None):
@@ -196,9 +193,7 @@ class Data:
     @property
     def fractions(self) -> np.ndarray:
         """Vote fractions of the classes, float64, (n, classes), rows adding up to one."""
-        columns = dict(zip(ARM_CLASSES, RHO_COLUMNS))
-        table = self.sample[[columns[c] for c in self.classes]].to_numpy(float)
-        return table / table.sum(axis=1, keepdims=True)
+        return votes.fractions(self.sample, self.classes)
 
     def joined(self, names: Sequence[str]) -> np.ndarray:
         """Several kinds of features side by side."""
@@ -273,7 +268,6 @@ def cross_validate(
     repeats: int = 3,
     seed: int = 0,
     galaxies: int | None = None,
-    decide: bool = True,
 ) -> pd.DataFrame:
     """Predict every galaxy by heads (`lib.votes`) that were fitted to the other folds.
 
@@ -286,8 +280,6 @@ def cross_validate(
         See `lib.evaluation.repeated_folds`.
     galaxies : int, optional
         Train on so many of each fold's galaxies only, drawn at random in proportion.
-    decide : bool
-        Whether rare classes are favoured (`Head.offsets`), or the largest probability is taken.
 
     Returns
     -------
@@ -298,17 +290,27 @@ def cross_validate(
     """
     label = np.asarray(label)
     index = evaluation.class_index(label, classes)
-    parts = []
-    for k, (train, test) in enumerate(evaluation.repeated_folds(label, folds, repeats, seed)):
-        if galaxies is not None and galaxies < len(train):
-            train, _ = train_test_split(
-                train, train_size=galaxies, stratify=label[train], random_state=seed + k
-            )
-        with probe.one_thread():
-            head = votes.fit(features[train], fractions[train], label=index[train], seed=seed)
-            part = _judged(head, features[test], index[test], index[train], classes, decide)
-        parts.append(part.assign(repeat=k // folds, fold=k % folds, galaxy=test))
-    return pd.concat(parts, ignore_index=True).sort_values(["repeat", "galaxy"], ignore_index=True)
+    parts = evaluation.repeated_folds(label, folds, repeats, seed)
+    if galaxies is not None:
+        parts = [
+            (_some(train, label, galaxies, seed + k), test) for k, (train, test) in enumerate(parts)
+        ]
+
+    def judge(train: np.ndarray, test: np.ndarray) -> pd.DataFrame:
+        head = votes.fit(features[train], fractions[train], label=index[train], seed=seed)
+        return _judged(head, features[test], index[test], index[train], classes)
+
+    return probe.by_fold(judge, parts, folds)
+
+
+def _some(train: np.ndarray, label: np.ndarray, galaxies: int, seed: int) -> np.ndarray:
+    """At most so many of the positions, each class in proportion."""
+    if galaxies >= len(train):
+        return train
+    chosen, _ = train_test_split(
+        train, train_size=galaxies, stratify=label[train], random_state=seed
+    )
+    return chosen
 
 
 def judge_once(data: Data, names: Sequence[str], development, test) -> pd.DataFrame:
@@ -316,25 +318,29 @@ def judge_once(data: Data, names: Sequence[str], development, test) -> pd.DataFr
     index = evaluation.class_index(data.label, data.classes)
     features, fractions = data.joined(names), data.fractions
     head = votes.fit(features[development], fractions[development], label=index[development])
-    part = _judged(head, features[test], index[test], index[development], data.classes, True)
+    part = _judged(head, features[test], index[test], index[development], data.classes)
     return part.assign(repeat=0, fold=0, galaxy=test)
 
 
-def _judged(head, features, index, seen, classes, decide: bool) -> pd.DataFrame:
+def _judged(head, features, index, seen, classes) -> pd.DataFrame:
     p = head.probabilities(features)
     q = evaluation.apply_temperature(p, head.temperature)
     # Heads of the folds had not seen the training galaxies, so sets can be measured on them.
     unseen = evaluation.apply_temperature(head.unseen, head.temperature)
     chosen = conformal.sets(q, conformal.threshold(unseen, seen))
-    decided = evaluation.decide(p, head.offsets if decide else None)
+    decided = evaluation.decide(p, head.offsets)
     names = np.array(classes)
     table = pd.DataFrame({"label": names[index], "predicted": names[decided]})
     table["in_set"] = chosen[np.arange(len(index)), index]
     table["set_size"] = chosen.sum(axis=1)
-    columns = probability_columns(classes)
-    table[columns] = p
-    table[[f"q{name[1:]}" for name in columns]] = q
+    table[probability_columns(classes)] = p
+    table[_calibrated_columns(classes)] = q
     return table
+
+
+def _calibrated_columns(classes: tuple[str, ...]) -> list[str]:
+    """Columns of the calibrated probabilities of the label, e.g. ``q_5plus``."""
+    return [f"q{name[1:]}" for name in probability_columns(classes)]
 
 
 def quality(table: pd.DataFrame, fractions: np.ndarray, classes: tuple[str, ...] = ARM_CLASSES):
@@ -347,10 +353,9 @@ def quality(table: pd.DataFrame, fractions: np.ndarray, classes: tuple[str, ...]
         against them in nats, `ece` of the calibrated probability of the label, and `coverage` and
         `set_size` of the sets.
     """
-    columns = probability_columns(classes)
     truth = fractions[table["galaxy"]]
-    p = table[columns].to_numpy()
-    q = table[[f"q{name[1:]}" for name in columns]].to_numpy()
+    p = table[probability_columns(classes)].to_numpy()
+    q = table[_calibrated_columns(classes)].to_numpy()
     index = evaluation.class_index(table["label"], classes)
     return {
         "rmse": float(np.sqrt(((p - truth) ** 2).mean())),
@@ -396,9 +401,9 @@ def ablation(data: Data, *, repeats: int, seed: int = 0) -> dict[str, pd.DataFra
         found[name] = cross_validate(data.joined(parts), fractions, label, **own)
         print(f"{name} done", flush=True)
     found["recipe, but labels"] = probe.cross_validate(recipe, label, **settings)
-    found["recipe, but largest probability"] = cross_validate(
-        recipe, fractions, label, decide=False, **own
-    )
+    p = found[RECIPE][probability_columns(data.classes)].to_numpy()
+    largest = np.array(data.classes)[evaluation.decide(p)]
+    found["recipe, but largest probability"] = found[RECIPE].assign(predicted=largest)
     return found
 
 
@@ -411,8 +416,7 @@ def two_against_three(data: Data, *, repeats: int = 3, seed: int = 0) -> pd.Data
     members = [np.flatnonzero(data.label == c) for c in ("2", "3")]
     n = min(map(len, members))
     chosen = np.sort(np.concatenate([rng.permutation(m)[:n] for m in members]))
-    pair = data.fractions[chosen][:, [data.classes.index(c) for c in ("2", "3")]]
-    pair /= pair.sum(axis=1, keepdims=True)
+    pair = votes.fractions(data.sample.iloc[chosen], ("2", "3"))
     features = data.joined(LEVERS[RECIPE])[chosen]
     settings = {"repeats": repeats, "seed": seed}
     return cross_validate(features, pair, data.label[chosen], ("2", "3"), **settings)
@@ -428,33 +432,31 @@ def variants(data: Data, *, repeats: int, seed: int = 0, purity: float = 0.5, le
         galaxies most of whose votes agree (classes with `least` of them).
     """
     settings = {"repeats": repeats, "seed": seed}
-    fractions, label = data.fractions, data.label
+    label = data.label
     tasks = {}
     if {"4", "5+"} <= set(data.classes):
         classes = tuple(dict.fromkeys(_together(c) for c in data.classes))
-        grouped = pd.DataFrame(fractions, columns=[_together(c) for c in data.classes])
-        grouped = grouped.T.groupby(level=0).sum().T[list(classes)].to_numpy()
         together = np.array([_together(c) for c in label])
-        tasks["4 and 5+ together"] = (np.arange(len(label)), grouped, together, classes)
-    pure = np.flatnonzero(fractions.max(axis=1) > purity)
+        tasks["4 and 5+ together"] = (np.arange(len(label)), together, classes)
+    pure = np.flatnonzero(data.fractions.max(axis=1) > purity)
     counts = pd.Series(label[pure]).value_counts()
     classes = tuple(c for c in data.classes if counts.get(c, 0) >= least)
     pure = pure[np.isin(label[pure], classes)]
-    kept = fractions[pure][:, [data.classes.index(c) for c in classes]]
-    kept /= kept.sum(axis=1, keepdims=True)
     if len(classes) > 1:
-        tasks[f"one answer above {purity:.0%}"] = (pure, kept, label[pure], classes)
+        tasks[f"one answer above {purity:.0%}"] = (pure, label[pure], classes)
+    recipe = data.joined(LEVERS[RECIPE])
     return {
         name: (
             {
                 BASELINE: probe.cross_validate(data.features["classical"][at], shown, **settings),
                 RECIPE: cross_validate(
-                    data.joined(LEVERS[RECIPE])[at], share, shown, classes, **settings
+                    *(recipe[at], votes.fractions(data.sample.iloc[at], classes), shown, classes),
+                    **settings,
                 ),
             },
             classes,
         )
-        for name, (at, share, shown, classes) in tasks.items()
+        for name, (at, shown, classes) in tasks.items()
     }
 
 
@@ -467,23 +469,31 @@ def simulated_curve(data: Data, sizes, states: Path, repeats: int) -> pd.DataFra
 
     Both towers are then the same network.
     """
-    tables = []
-    for size in sizes:
+
+    def armnet(size: int):
         curriculum = pretraining.Curriculum(galaxies=size)
         settings = pretraining.Settings("PolarNet", 3, SIZE, curriculum=curriculum)
         _, simulated = pretraining.pretrain(settings, states / f"simulated-{size}")
-        changed = data.with_backbone(build_armnet(simulated, simulated))
-        tables.append(learning_curve(changed, [None], repeats=repeats).assign(galaxies=size))
+        return build_armnet(simulated, simulated)
+
+    return _curve_of_networks(data, ((size, armnet(size)) for size in sizes), repeats)
+
+
+def _curve_of_networks(data: Data, armnets: Iterable, repeats: int) -> pd.DataFrame:
+    """`learning_curve` of networks, given with the number of galaxies that they learnt from."""
+    tables = [
+        learning_curve(data.with_backbone(armnet), [None], repeats=repeats).assign(galaxies=n)
+        for n, armnet in armnets
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
 def reliability(table: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     """Tables of `lib.evaluation.reliability` before and after temperature scaling."""
     index = evaluation.class_index(table["label"], classes)
-    columns = probability_columns(classes)
     kinds = {
-        "expected votes": columns,
-        "scaled to the label": [f"q{name[1:]}" for name in columns],
+        "expected votes": probability_columns(classes),
+        "scaled to the label": _calibrated_columns(classes),
     }
     return {k: evaluation.reliability(table[c].to_numpy(), index) for k, c in kinds.items()}
 

@@ -251,7 +251,7 @@ def _cells(matrices: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def _scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
+def matrix_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, balanced accuracy, macro-F1 of confusion matrices, shape (..., k, k) -> (...).
 
     The means leave out classes without galaxies (and, for F1, without predictions), as
@@ -294,7 +294,7 @@ def class_report(matrix: pd.DataFrame) -> pd.DataFrame:
 
 def scores(matrix: pd.DataFrame) -> dict[str, float]:
     """Accuracy, balanced accuracy and macro-F1 of a confusion matrix."""
-    return {name: float(value) for name, value in _scores(matrix.to_numpy()).items()}
+    return {name: float(value) for name, value in matrix_scores(matrix.to_numpy()).items()}
 
 
 def at_frequencies(matrix: pd.DataFrame, counts: dict[str, float]) -> pd.DataFrame:
@@ -430,8 +430,8 @@ def bootstrap(matrix: pd.DataFrame, *, n: int = 5000, level: float = LEVEL, seed
     samples, counts = resample(matrix, n, seed), matrix.to_numpy()
     tail = 100 * (1 - level) / 2
     rows = {}
-    for metric, drawn in _scores(samples).items():
-        value = float(_scores(counts)[metric])
+    for metric, drawn in matrix_scores(samples).items():
+        value = float(matrix_scores(counts)[metric])
         rows["all", metric] = (value, *np.nanpercentile(drawn, [tail, 100 - tail]))
     for metric, drawn in _cells(samples).items():
         values = _cells(counts)[metric]
@@ -583,9 +583,9 @@ def paired_bootstrap(
     cube = cube.reshape(k, k, k)
     tail = 100 * (1 - level) / 2
     rows = {}
-    scores_a, scores_b = _scores(drawn.sum(axis=3)), _scores(drawn.sum(axis=2))
+    scores_a, scores_b = matrix_scores(drawn.sum(axis=3)), matrix_scores(drawn.sum(axis=2))
     for metric in SCORES:
-        value_a, value_b = (_scores(cube.sum(axis=axis))[metric] for axis in (2, 1))
+        value_a, value_b = (matrix_scores(cube.sum(axis=axis))[metric] for axis in (2, 1))
         difference = scores_b[metric] - scores_a[metric]
         bounds = np.percentile(difference, [tail, 100 - tail])
         rows[metric] = (value_a, value_b, value_b - value_a, *bounds, (difference <= 0).mean())
@@ -1043,9 +1043,9 @@ def epoch_optimism(
     chosen_by_first = (first @ right.T.astype(float)).argmax(axis=1)
     chosen_by_second = (~first @ right.T.astype(float)).argmax(axis=1)
     crossed = np.where(first, predicted[chosen_by_second], predicted[chosen_by_first])
-    sound = _scores(_matrices(label, crossed, k))
+    sound = matrix_scores(count_matrices(label, crossed, k))
     best = right.sum(axis=1).argmax()
-    published = _scores(_matrices(label, predicted[best][None], k)[0])
+    published = matrix_scores(count_matrices(label, predicted[best][None], k)[0])
     tail = 100 * (1 - level) / 2
     rows = {}
     for metric in SCORES:
@@ -1065,7 +1065,7 @@ def _stratified_half(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return half
 
 
-def _matrices(label: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+def count_matrices(label: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
     """Confusion matrices of many predictions of the same galaxies: (r, n) -> (r, k, k)."""
     flat = np.arange(len(predicted))[:, None] * k * k + label * k + predicted
     return np.bincount(flat.ravel(), minlength=len(predicted) * k * k).reshape(-1, k, k)

@@ -7,7 +7,7 @@ each galaxy is predicted by classifiers that never saw it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
     """
     label = np.asarray(label)
 
-    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    def judge(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
         model = GridSearchCV(
             make_pipeline(
                 StandardScaler(),
@@ -93,9 +93,10 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
             scoring="f1_macro",
             cv=StratifiedKFold(3, shuffle=True, random_state=seed),
         )
-        return model.fit(values[train], label[train]).predict(values[test])
+        predicted = model.fit(values[train], label[train]).predict(values[test])
+        return {"label": label[test], "predicted": predicted}
 
-    return _by_fold(predict, label, folds, repeats, seed)
+    return by_fold(judge, evaluation.repeated_folds(label, folds, repeats, seed), folds)
 
 
 def compare(
@@ -151,23 +152,38 @@ def most_frequent(label, *, folds: int = 5, repeats: int = 1, seed: int = 0) -> 
     """The table of `cross_validate` for a classifier that names the most frequent class."""
     label = np.asarray(label)
 
-    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    def judge(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
         names, counts = np.unique(label[train], return_counts=True)
-        return np.full(len(test), names[counts.argmax()])
+        return {"label": label[test], "predicted": np.full(len(test), names[counts.argmax()])}
 
-    return _by_fold(predict, label, folds, repeats, seed)
+    return by_fold(judge, evaluation.repeated_folds(label, folds, repeats, seed), folds)
 
 
-def _by_fold(
-    predict: Callable, label: np.ndarray, folds: int, repeats: int, seed: int
-) -> pd.DataFrame:
-    """What `predict`, given training and test positions, says of each fold in turn."""
-    parts = []
-    for k, (train, test) in enumerate(evaluation.repeated_folds(label, folds, repeats, seed)):
-        part = {"repeat": k // folds, "fold": k % folds, "galaxy": test, "label": label[test]}
+def by_fold(judge: Callable, parts: Sequence, folds: int) -> pd.DataFrame:
+    """What is said of each fold in turn.
+
+    Parameters
+    ----------
+    judge : callable
+        Positions to train on and to test -> columns of the tested galaxies, dict or DataFrame.
+    parts : sequence of (ndarray of int, ndarray of int)
+        Those positions, see `lib.evaluation.repeated_folds`.
+    folds : int
+        Of a repeat.
+
+    Returns
+    -------
+    DataFrame
+        `repeat`, `fold`, `galaxy` (position), and what `judge` gives; galaxies in order.
+    """
+    tables = []
+    for k, (train, test) in enumerate(parts):
         with one_thread():
-            parts.append(pd.DataFrame({**part, "predicted": predict(train, test)}))
-    return pd.concat(parts, ignore_index=True).sort_values(["repeat", "galaxy"], ignore_index=True)
+            found = judge(train, test)
+        tables.append(
+            pd.DataFrame({"repeat": k // folds, "fold": k % folds, "galaxy": test, **found})
+        )
+    return pd.concat(tables, ignore_index=True).sort_values(["repeat", "galaxy"], ignore_index=True)
 
 
 def score_table(predictions: Mapping[str, pd.DataFrame], classes: tuple[str, ...]) -> pd.DataFrame:

@@ -30,14 +30,7 @@ from lib import votes as votes_head
 from lib.images import Augmentation, ImageCache, batches, epoch_order, random_transforms
 from lib.models import Network
 from lib.paths import CHECKPOINT, atomic
-from lib.schema import (
-    ARM_CLASSES,
-    MERGES,
-    RHO_COLUMNS,
-    InputError,
-    merged_classes,
-    probability_columns,
-)
+from lib.schema import MERGES, InputError, merged_classes, probability_columns
 
 PREDICTION_BATCH = 64
 
@@ -466,6 +459,8 @@ def train(
         galaxies to train on or to validate with, features of a backbone that is not frozen.
     """
     classes = _check(network, protocol, cache, assignment, features)
+    if protocol.head == "votes" and votes is None:
+        raise InputError("head = 'votes' needs the vote fractions: give the sample as `votes`")
     rows = cache.rows(assignment["galaxy_id"])
     targets = np.eye(len(classes), dtype=np.float32)[
         evaluation.class_index(assignment["label"], classes)
@@ -541,7 +536,9 @@ def train(
         state, decision = _solve(
             trained,
             store.get(rows[training], None),
-            _fractions(votes, assignment.iloc[training], classes, notes or {}),
+            votes_head.fractions(
+                votes.set_index("galaxy_id").loc[assignment["galaxy_id"].iloc[training]], classes
+            ),
             labels,
             forward,
             plain(validation),
@@ -713,19 +710,6 @@ def _fit(
         )
     checkpoint.restore_best(model)
     return state
-
-
-def _fractions(
-    votes: pd.DataFrame | None, galaxies: pd.DataFrame, classes: tuple[str, ...], notes: dict
-) -> np.ndarray:
-    """Vote fractions of galaxies for the classes, merged as these are; rows add up to one."""
-    if votes is None:
-        raise InputError("head = 'votes' needs the vote fractions: give the sample as `votes`")
-    table = votes.set_index("galaxy_id").loc[galaxies["galaxy_id"], list(RHO_COLUMNS)]
-    merged = MERGES[notes.get("merge", "none")]
-    table.columns = [merged.get(c, c) for c in ARM_CLASSES]
-    fractions = table.T.groupby(level=0).sum(min_count=1).T[list(classes)].to_numpy(float)
-    return fractions / fractions.sum(axis=1, keepdims=True)
 
 
 def _solve(

@@ -14,13 +14,14 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedKFold
 
 from lib import evaluation
-from lib.schema import InputError
+from lib.schema import ARM_CLASSES, MERGES, RHO_COLUMNS, InputError, merged_classes
 
 COMPONENTS = 128
 """Principal components of the features that are used, at most."""
@@ -36,8 +37,8 @@ FOLDS = 3
 
 
 @dataclass(frozen=True)
-class Head:
-    """A fitted head.
+class Space:
+    """Standardised principal components of features.
 
     Attributes
     ----------
@@ -45,6 +46,34 @@ class Head:
         Of the features in training.
     components : ndarray, (k, width)
         Principal axes of the standardised features.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray) -> Space:
+        """Find those of features, (n, width)."""
+        centre = features.mean(axis=0, dtype=float)
+        spread = features.std(axis=0, dtype=float)
+        scale = np.maximum(spread, 1e-6 * max(spread.max(), 1e-12))
+        k = min(COMPONENTS, features.shape[1], len(features) // 2)
+        pca = PCA(k, random_state=0).fit((features - centre) / scale)
+        return cls(centre, scale, pca.components_)
+
+    def of(self, features: np.ndarray) -> np.ndarray:
+        """Coordinates of features in the space, (n, k)."""
+        return (features - self.centre) / self.scale @ self.components.T
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted head.
+
+    Attributes
+    ----------
+    space : Space
     weights : ndarray, (k, classes)
     bias : ndarray, (classes,)
     strength, power : float
@@ -58,9 +87,7 @@ class Head:
         Probabilities of the training galaxies by heads that had not seen them, from the folds.
     """
 
-    centre: np.ndarray
-    scale: np.ndarray
-    components: np.ndarray
+    space: Space
     weights: np.ndarray
     bias: np.ndarray
     strength: float
@@ -71,16 +98,40 @@ class Head:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Expected vote fractions, float64, (n, classes)."""
-        reduced = (features - self.centre) / self.scale @ self.components.T
-        return np.exp(log_softmax(reduced @ self.weights + self.bias, axis=1))
+        return _probabilities(self.space.of(features), self.weights, self.bias)
 
     def layers(self, units: int) -> tuple[np.ndarray, ...]:
         """Kernel and bias of a linear dense layer of `units`, and of the softmax layer after it."""
-        kernel = np.zeros((len(self.scale), units))
-        kernel[:, : len(self.components)] = (self.components / self.scale).T
+        space, k = self.space, len(self.weights)
+        kernel = np.zeros((len(space.scale), units))
+        kernel[:, :k] = (space.components / space.scale).T
         last = np.zeros((units, len(self.bias)))
-        last[: len(self.components)] = self.weights
-        return kernel, -self.centre @ kernel, last, self.bias
+        last[:k] = self.weights
+        return kernel, -space.centre @ kernel, last, self.bias
+
+
+def fractions(sample: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
+    """Vote fractions of galaxies for classes, float64, (n, classes), rows adding up to one.
+
+    Parameters
+    ----------
+    sample : DataFrame
+        With `RHO_COLUMNS`; a row where one is missing has no fractions (NaN).
+    classes : tuple of str
+        Some or all of a merge's classes (`lib.schema.MERGES`), whose votes are added up.
+    """
+    merge = next(
+        merge for name, merge in MERGES.items() if set(classes) <= set(merged_classes(name))
+    )
+    columns = dict(zip(ARM_CLASSES, RHO_COLUMNS))
+    table = np.stack(
+        [
+            sum(sample[columns[a]].to_numpy(float) for a in ARM_CLASSES if merge.get(a, a) == c)
+            for c in classes
+        ],
+        axis=1,
+    )
+    return table / table.sum(axis=1, keepdims=True)
 
 
 def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 0) -> Head:
@@ -117,12 +168,10 @@ def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 
         for strength, p in unseen.items()
         for power in POWERS
     )
-    space = _Space(features)
-    weights, bias = soft_regression(space.reduced, fractions, strength)
+    space = Space.fit(features)
+    weights, bias = soft_regression(space.of(features), fractions, strength)
     return Head(
-        space.centre,
-        space.scale,
-        space.components,
+        space,
         weights,
         bias,
         strength,
@@ -173,20 +222,8 @@ def soft_regression(
     return table[:-1], table[-1] - table[-1].mean()
 
 
-class _Space:
-    """Standardised principal components of features."""
-
-    def __init__(self, features: np.ndarray):
-        self.centre = features.mean(axis=0, dtype=float)
-        spread = features.std(axis=0, dtype=float)
-        self.scale = np.maximum(spread, 1e-6 * max(spread.max(), 1e-12))
-        k = min(COMPONENTS, features.shape[1], len(features) // 2)
-        pca = PCA(k, random_state=0).fit((features - self.centre) / self.scale)
-        self.components = pca.components_
-        self.reduced = self.of(features)
-
-    def of(self, features: np.ndarray) -> np.ndarray:
-        return (features - self.centre) / self.scale @ self.components.T
+def _probabilities(reduced: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return np.exp(log_softmax(reduced @ weights + bias, axis=1))
 
 
 def _unseen(features, fractions, label, seed: int) -> dict[float, np.ndarray]:
@@ -198,20 +235,17 @@ def _unseen(features, fractions, label, seed: int) -> dict[float, np.ndarray]:
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         parts = list(folds.split(label, label))
     for train, test in parts:
-        space, start = _Space(features[train]), None
-        other = space.of(features[test])
+        space, start = Space.fit(features[train]), None
+        own, other = space.of(features[train]), space.of(features[test])
         for strength in STRENGTHS:
-            weights, bias = soft_regression(space.reduced, fractions[train], strength, start)
+            weights, bias = soft_regression(own, fractions[train], strength, start)
             start = np.vstack([weights, bias])
-            found[strength][test] = np.exp(log_softmax(other @ weights + bias, axis=1))
+            found[strength][test] = _probabilities(other, weights, bias)
     return found
 
 
 def _merit(label: np.ndarray, decided: np.ndarray) -> float:
     """What is chosen by: macro-F1 plus balanced accuracy, which rare classes weigh in alike."""
     k = max(label.max(), decided.max()) + 1
-    matrix = np.bincount(label * k + decided, minlength=k * k).reshape(k, k)
-    right, of_class, named = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    there, met = of_class > 0, of_class + named > 0
-    f1 = 2 * right[met] / (of_class + named)[met]
-    return float(f1.mean() + (right[there] / of_class[there]).mean())
+    found = evaluation.matrix_scores(evaluation.count_matrices(label, decided[None], k))
+    return float(found["macro_f1"][0] + found["balanced_accuracy"][0])

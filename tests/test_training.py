@@ -146,15 +146,6 @@ def test_a_head_that_is_solved_for_needs_votes(survey, tmp_path):
         Protocol(head="other")
 
 
-def test_merged_classes_have_the_votes_of_both():
-    votes = pd.DataFrame([[7, 0.1, 0.2, 0.3, 0.15, 0.05, 0.2]], columns=["galaxy_id", *RHO_COLUMNS])
-    galaxies = votes[["galaxy_id"]]
-    found = training._fractions(votes, galaxies, ("2", "4+5+"), {"merge": "4+5+"})
-    np.testing.assert_allclose(found, [[0.5, 0.5]])
-    found = training._fractions(votes, galaxies, ("1", "2", "3", "4", "5+", "?"), {})
-    np.testing.assert_allclose(found, [[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
-
-
 def test_the_best_epoch_is_kept(survey, tmp_path):
     result = run(survey, tmp_path, epochs=8)
     accuracy = result.history["val_accuracy"].to_numpy()

@@ -1,6 +1,7 @@
 """Tests of lib.votes and lib.conformal: closed forms, scikit-learn, coverage on known scores."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from lib import conformal, evaluation, votes
-from lib.schema import InputError
+from lib.schema import RHO_COLUMNS, InputError
 
 
 def galaxies(n=300, width=6, classes=3, seed=0):
@@ -78,6 +79,14 @@ def test_rare_classes_are_found_by_the_decision():
     assert evaluation.decide(p).tolist() == [0, 0]
     assert evaluation.decide(p, np.log([0.9, 0.09, 0.01])).tolist() == [2, 2]
     assert evaluation.decide(p, [0.0, 0.0, 0.0]).tolist() == [0, 0]
+
+
+def test_merged_classes_have_the_votes_of_both():
+    sample = pd.DataFrame([[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]], columns=RHO_COLUMNS)
+    found = votes.fractions(sample, ("2", "4+5+"))
+    np.testing.assert_allclose(found, [[0.5, 0.5]])
+    found = votes.fractions(sample, ("1", "2", "3", "4", "5+", "?"))
+    np.testing.assert_allclose(found, [[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
 
 
 def test_missing_fractions_are_refused():
