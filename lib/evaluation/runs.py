@@ -1,0 +1,222 @@
+"""What training runs left behind, read and checked, and which runs belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib import schema
+from lib.evaluation.matrix import class_index, confusion, decide
+from lib.schema import InputError
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run left behind, without the model.
+
+    Attributes
+    ----------
+    name : str
+        Name of its folder.
+    settings : dict
+        ``model.json``: role, classes, merge, protocol, ...
+    predictions : DataFrame
+        One row per galaxy: ``galaxy_id``, ``label``, ``split``, ``predicted`` and one probability
+        column per class.
+    history : DataFrame
+        One row per epoch.
+    epoch_probabilities : ndarray or None
+        float, shape (epochs, validation galaxies, classes): probabilities after every epoch, rows
+        in the order of the validation galaxies in `predictions`; None where the run kept none.
+    """
+
+    name: str
+    settings: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+    epoch_probabilities: np.ndarray | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes in the order of the model's outputs."""
+        return tuple(self.settings["classes"])
+
+    @property
+    def protocol(self) -> str:
+        """``published`` or ``sound``."""
+        return self.settings["protocol"]
+
+    @property
+    def reported_split(self) -> str:
+        """Split that the metrics are reported on: ``test`` where there is one, else validation."""
+        return "test" if (self.predictions["split"] == "test").any() else "validation"
+
+    def part(self, split: str | None = None) -> pd.DataFrame:
+        """Predictions of one split (default: the reported one), in the file's order."""
+        return self.predictions[self.predictions["split"] == (split or self.reported_split)]
+
+    def probabilities(self, split: str | None = None) -> np.ndarray:
+        """Class probabilities of one split, float64, shape (galaxies, classes)."""
+        columns = schema.probability_columns(self.classes)
+        return self.part(split)[columns].to_numpy(np.float64)
+
+    def confusion(self, split: str | None = None) -> pd.DataFrame:
+        """Confusion matrix of one split (default: the reported one)."""
+        part = self.part(split)
+        return confusion(part["label"], part["predicted"], self.classes)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read the files of a training run and check that they fit together.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``model.json``, ``predictions.parquet`` and ``history.csv``, and
+        ``validation_probabilities.npy`` where the run kept its probabilities epoch by epoch.
+
+    Raises
+    ------
+    InputError
+        Names the file, and the column or value at fault.
+    """
+    folder = Path(folder)
+    for name in ("model.json", "predictions.parquet", "history.csv"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: run the training notebook again.")
+    settings = json.loads((folder / "model.json").read_text())
+    missing = [key for key in ("role", "classes", "protocol") if key not in settings]
+    if missing:
+        raise InputError(f"{folder / 'model.json'} has no {', '.join(missing)}: train again.")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    check_predictions(predictions, tuple(settings["classes"]), str(folder / "predictions.parquet"))
+    history = pd.read_csv(folder / "history.csv")
+    run = Run(folder.name, settings, predictions, history, None)
+    kept = folder / "validation_probabilities.npy"
+    return replace(run, epoch_probabilities=_read_epochs(kept, run)) if kept.is_file() else run
+
+
+def _read_epochs(path: Path, run: Run) -> np.ndarray:
+    """Probabilities of every epoch, checked against the run's history and predictions."""
+    probabilities = np.load(path).astype(np.float64)
+    expected = (len(run.history), len(run.part("validation")), len(run.classes))
+    if probabilities.shape != expected:
+        raise InputError(
+            f"{path} has shape {probabilities.shape}, but history and predictions ask for "
+            f"{expected} (epochs, validation galaxies, classes): train again."
+        )
+    predicted = class_index(run.part("validation")["predicted"], run.classes)
+    decided = decide(probabilities, run.settings.get("decision"))
+    agreement = (decided == predicted).mean(axis=1).max()
+    # The best epoch made the predictions; batches of other sizes may round a near tie otherwise.
+    if agreement < 0.98:
+        raise InputError(
+            f"{path}: no epoch agrees with predictions.parquet on more than {agreement:.0%} of the "
+            "validation galaxies, so that they are not of one run: train again."
+        )
+    return probabilities
+
+
+def check_predictions(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> None:
+    """Refuse a prediction table that does not keep its contract.
+
+    Raises
+    ------
+    InputError
+        For missing columns, duplicate galaxies, unknown classes, or probabilities that are not
+        finite or do not add up to one (to 1 %).
+    """
+    columns = schema.probability_columns(classes)
+    missing = [
+        c for c in ("galaxy_id", "label", "split", "predicted", *columns) if c not in table.columns
+    ]
+    if missing:
+        raise InputError(f"{source}: column {', '.join(missing)} is missing. Train again.")
+    if table["galaxy_id"].duplicated().any():
+        raise InputError(f"{source}: column galaxy_id has duplicates. Each galaxy is wanted once.")
+    for column in ("label", "predicted"):
+        unknown = sorted(set(table[column].unique()) - set(classes), key=str)
+        if unknown:
+            raise InputError(
+                f"{source}: column {column} holds {unknown}, not among the run's classes "
+                f"{list(classes)}. Labels and model must use the same class merge."
+            )
+    sums = table[columns].to_numpy(float).sum(axis=1)
+    bad = ~(np.abs(sums - 1) < 0.01)
+    if bad.any():
+        raise InputError(
+            f"{source}: the probabilities of {bad.sum()} galaxies do not add up to 1 "
+            f"(first: galaxy {table['galaxy_id'].to_numpy()[bad][0]}, sum {sums[bad][0]}). "
+            "The model diverged, or the columns are not its softmax outputs."
+        )
+
+
+def balance(run: Run) -> str:
+    """What a run did about unequal classes beside down-sampling, see `lib.training`."""
+    return run.settings.get("training", {}).get("balance", "none")
+
+
+def option(run: Run) -> str:
+    """What a run did about unequal classes: ``all data``, ``down-sampled`` or its `balance`."""
+    sampling = "all data" if run.settings.get("sampling") == "all" else "down-sampled"
+    return sampling if balance(run) == "none" else balance(run)
+
+
+def fold_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but the fold they are tested on, in the order of the folds.
+
+    Runs without a fold are left out.
+    """
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.settings.get("fold") is not None:
+            groups.setdefault(training_key(run), []).append(run)
+    return [sorted(group, key=lambda run: run.settings["fold"]) for group in groups.values()]
+
+
+def folds_name(runs: Sequence[Run]) -> str:
+    """How the runs of a group of `fold_groups` divide the sample, e.g. ``2 x 5 folds``."""
+    folds = runs[0].settings["folds"]
+    repeats = -(-len(runs) // folds)
+    whole = f"{folds} folds" if repeats == 1 else f"{repeats} x {folds} folds"
+    return whole if len(runs) == repeats * folds else f"{len(runs)} of {whole}"
+
+
+def training_key(run: Run, **replaced) -> tuple:
+    """What is trained and how; not on which galaxies, nor by which protocol they are scored.
+
+    `replaced` settings of the training, e.g. ``seed=None``, do not tell runs apart.
+    """
+    names = (
+        "role",
+        "backbone",
+        "weights",
+        "crop",
+        "colour",
+        "view",
+        "trainable",
+        "merge",
+        "sampling",
+    )
+    training = {**run.settings.get("training", {}), "name": None, "view_seed": None} | replaced
+    return (
+        *(run.settings.get(name) for name in names),
+        run.classes,
+        json.dumps(training, sort_keys=True),
+    )
+
+
+def pool(runs: list[Run]) -> Run:
+    """One run with the test galaxies of the folds of the first repeat, each by its own network.
+
+    It is named by the role and its number of folds.
+    """
+    first = [run for run in runs if run.settings["fold"] < run.settings["folds"]]
+    tested = pd.concat([run.part("test") for run in first], ignore_index=True)
+    name = f"{first[0].settings['role']}, {folds_name(first)}"
+    return replace(first[0], name=name, predictions=tested, epoch_probabilities=None)
