@@ -59,7 +59,7 @@ data: $(READY)
 kaggle: $(READY)
 	$(BIN)/python -m lib.kaggle build --profile $(PROFILE) --out build/kaggle
 
-# Pre-train the bundled backbone anew: half an hour on a CPU, resumable.
+# Pre-train the bundled backbone anew, and compare: under an hour on a CPU, resumable.
 weights: $(READY)
 	$(MAKE) run PROFILE=weights
 

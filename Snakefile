@@ -31,7 +31,7 @@ FLOW = {
     "08_class_balance": ["01_sample_selection", "03_train_b0"],
     "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
     "10_predict_survey": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
-    "11_pretrain_backbone": [],
+    "11_pretrain_backbone": ["01_sample_selection", "02_preprocessing"],
     "12_beyond_the_paper": ["01_sample_selection", "02_preprocessing"],
     "13_explore": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
 }

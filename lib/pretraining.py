@@ -435,6 +435,17 @@ def card(
     }
 
 
+def finished_card(settings: Settings, folder: str | Path) -> dict | None:
+    """Card of the weights in a folder, if they were made with these settings; else None."""
+    path = Path(folder) / f"{settings.backbone.lower()}-{settings.channels}ch.json"
+    if not path.is_file():
+        return None
+    card = json.loads(path.read_text(encoding="utf-8"))
+    # Settings that have come since have their defaults.
+    made = {**asdict(Settings()), **card["settings"]}
+    return card if made == asdict(settings) else None
+
+
 def _draw(settings: Settings, seed: int, n: int, progress: float):
     """`simulate` with a run's settings."""
     return simulate(

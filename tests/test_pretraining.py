@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lib import pretraining
+from lib import paths, pretraining, profiles
 from lib.pretraining import Curriculum, Settings
 from lib.schema import InputError
 
@@ -166,3 +166,17 @@ def test_the_state_of_another_run_is_refused(tmp_path):
 def test_impossible_settings_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         Settings(**change)
+
+
+def test_weights_of_the_same_settings_are_known_by_their_card(tmp_path):
+    folder = paths.project_root() / "data" / "weights"
+    told = profiles.default_parameters("11_pretrain_backbone")
+    names = ("galaxies", "easy", "spiral_fraction", "binning")
+    curriculum = Curriculum(**{name: told[name] for name in names})
+    names = ("backbone", "channels", "size", "chunk", "batch_size", "arms_weight", "learning_rate")
+    names = (*names, "average", "seed")
+    bundled = Settings(**{name: told[name] for name in names}, curriculum=curriculum)
+    card = pretraining.finished_card(bundled, folder)
+    assert card["network"] == "polarnet" and len(card["curve"]["galaxies"]) > 5
+    assert pretraining.finished_card(replace(bundled, seed=1), folder) is None
+    assert pretraining.finished_card(bundled, tmp_path) is None
