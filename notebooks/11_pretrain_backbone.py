@@ -169,11 +169,17 @@ if card is None:
 # %% [markdown]
 # ### 3.2 Watch it learn
 #
-# Draw the loss, and how well the number of arms is found on simulations that it has not seen.
+# Show how well the number of arms is found on simulations that it has not seen, while it learns.
 
 # %%
 curve = pd.DataFrame(card["curve"])
 curve.to_csv(out / "curve.csv", index=False)
+display(curve[["galaxies", "train_loss", "loss", "accuracy", "macro_f1"]].round(3))
+
+# %% [markdown]
+# Draw it, with the loss.
+
+# %%
 style.show(
     figures.curve(curve),
     out / "curve.png",
@@ -238,7 +244,7 @@ for run in runs:
 # %% [markdown]
 # ### 4.4 Compare
 #
-# Put the scores with their 95 % intervals beside each other, and F1 class by class with its own.
+# Put the scores with their 95 % intervals beside each other.
 
 # %%
 scores = pd.concat({r: probe.score_table(f, ARM_CLASSES) for r, f in found.items()}, names=["run"])
@@ -247,12 +253,17 @@ wanted = ["macro_f1", "balanced_accuracy"]
 chosen = scores[scores.index.get_level_values("score").isin(wanted)]
 display(chosen.unstack().swaplevel(axis=1)[wanted].round(3))
 
+# %% [markdown]
+# ### 4.5 Look at each class
+#
+# Show F1 class by class, with its 95 % interval. Classes with few galaxies have wide ones.
+
 # %%
-by_class = scores.apply(lambda row: "{value:.2f} ({low:.2f} to {high:.2f})".format(**row), axis=1)
-display(by_class.unstack()[[f"f1 of m = {c}" for c in ARM_CLASSES]])
+words = scores.apply("{value:.2f} ({low:.2f} to {high:.2f})".format_map, axis=1)
+display(words.unstack()[[f"f1 of m = {c}" for c in ARM_CLASSES]])
 
 # %% [markdown]
-# ### 4.5 Measure the gain over classical numbers
+# ### 4.6 Measure the gain over classical numbers
 #
 # Show how much better each method is than the classical numbers, galaxy by galaxy (paired bootstrap):
 # an interval that lies clear of zero is more than chance.
@@ -264,7 +275,7 @@ paired = gains[gains.index.get_level_values(-1).isin(wanted)][["difference", "lo
 display(paired.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
-# ### 4.6 Measure the gain over random weights
+# ### 4.7 Measure the gain over random weights
 #
 # Do the same for each way of using the network, pre-trained against random.
 
@@ -280,7 +291,7 @@ over_random.to_csv(out / "gains_over_random.csv")
 display(over_random.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
-# ### 4.7 Draw the scores
+# ### 4.8 Draw the scores
 #
 # Each bar is a method; a network whose bar ends left of the classical one has learnt nothing that
 # Fourier amplitudes do not know.
