@@ -27,6 +27,7 @@ FIGURES = {
         "03_train_b0/learning_curves.png": "challenge/learning_curves_B0.png",
         "05_explainability/fig09_B0.png": "challenge/fig09_B0.png",
         "09_model_comparison/confusion_matrices.png": "challenge/confusion_matrices.png",
+        "11_pretrain_backbone/probes.png": "challenge/weights.png",
         "12_beyond_the_paper/ablation.png": "challenge/ablation.png",
         "12_beyond_the_paper/curves.png": "challenge/learning_from_more.png",
         "12_beyond_the_paper/mistakes.png": "challenge/mistakes.png",

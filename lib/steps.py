@@ -14,7 +14,14 @@ a kernel with its step (ipykernel looks once a second). A step that is started a
 nobody is left who could write into its staging folder.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import sys
+
+# jsonschema, which reads notebooks, would compile a grammar of IRIs as it is imported. No notebook
+# has one to check, and it takes half the time that this module takes to start.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 import argparse
 import fcntl
@@ -23,7 +30,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
