@@ -58,7 +58,17 @@ def bundled_weights(step, parameters):
 
 def gpus_of(parameters):
     """A step takes one GPU; a training that is divided between all of them takes all."""
+    if not config.get("gpus"):
+        return 0
     return GPUS if parameters.get("devices") == "all" else 1
+
+
+def share_of_cores():
+    """Cores of a step that trains or explains: those of its GPU, or its own on a CPU.
+
+    There two at least go at a time, since none of them keeps all cores busy.
+    """
+    return max(1, workflow.cores // GPUS if config.get("gpus") else min(4, workflow.cores // 2))
 
 
 def sweep_runs(**wanted):
@@ -88,17 +98,17 @@ for step in PROFILE.steps:
         params:
             step=step,
             settings=PROFILE.overrides[step],
-        # one training per GPU; on a CPU, one at a time on all cores
-        threads: max(1, workflow.cores // GPUS) if step in USES_GPU else 1
+        threads: share_of_cores() if step in USES_GPU else 1
         resources:
             gpu=gpus_of(PROFILE.overrides[step]) if step in USES_GPU else 0,
+        # What other steps wait for comes before the runs of sweeps.
+        priority: 1
         shell:
             f"'{sys.executable}' -m lib.steps run {{params.step}} "
             f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
 
 
-# Sweeps: a training notebook run many times, one job per run (lib.sweeps). With GPUs a run takes one
-# of them; on a CPU two runs at least go at a time, since none of them keeps all cores busy.
+# Sweeps: a training notebook run many times, one job per run (lib.sweeps).
 for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
 
     rule:
@@ -116,11 +126,9 @@ for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
             run="|".join(map(re.escape, sweep_runs(step=step))),
         params:
             settings=lambda wildcards: PROFILE.sweep_runs[wildcards.run].parameters,
-        threads: max(1, workflow.cores // GPUS if config.get("gpus") else min(4, workflow.cores // 2))
+        threads: share_of_cores()
         resources:
-            gpu=lambda wildcards: (
-                gpus_of(PROFILE.sweep_runs[wildcards.run].parameters) if config.get("gpus") else 0
-            ),
+            gpu=lambda wildcards: gpus_of(PROFILE.sweep_runs[wildcards.run].parameters),
         shell:
             f"'{sys.executable}' -m lib.steps run '{{wildcards.run}}' "
             f"--profile {PROFILE.name} {DATA} --gpu --after {{input.after}}"
