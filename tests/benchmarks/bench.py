@@ -536,7 +536,7 @@ def start_up(size: Size, survey: Survey, folder: Path) -> list[dict]:
     """Processor time of imports beyond that of Python itself, and the wall time of the chain.
 
     Each import is one of a process of its own. The chain's time is the sum over the receipts of the
-    run of profile mock, as if no two runs of a sweep had gone at a time.
+    run of profile mock, as if no two of them had gone at a time.
     """
     modules = ["lib.predict.survey"]
     if size.name != "tiny":
