@@ -437,7 +437,10 @@ def card(
 
 def finished_card(settings: Settings, folder: str | Path) -> dict | None:
     """Card of the weights in a folder, if they were made with these settings; else None."""
-    path = Path(folder) / f"{settings.backbone.lower()}-{settings.channels}ch.json"
+    from lib.weights.bundled import bundled_path
+
+    weights = bundled_path(settings.backbone.lower(), settings.channels, folder)
+    path = weights.with_suffix(".json")
     if not path.is_file():
         return None
     card = json.loads(path.read_text(encoding="utf-8"))

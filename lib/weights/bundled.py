@@ -25,10 +25,10 @@ BUNDLED = {
 """Bundled sources of weights, and what makes them."""
 
 
-def bundled_path(backbone: keras.Model, folder: str | Path | None = None) -> Path:
-    """File of the bundled weights of a backbone; `folder` is ``data/weights`` by default."""
+def bundled_path(network: str, channels: int, folder: str | Path | None = None) -> Path:
+    """File of a network's bundled weights; `folder` is ``data/weights`` by default."""
     folder = project_root() / "data" / "weights" if folder is None else Path(folder)
-    return folder / f"{backbone.name}-{backbone.input_shape[-1]}ch.safetensors"
+    return folder / f"{network}-{channels}ch.safetensors"
 
 
 def save_bundled(
@@ -66,7 +66,7 @@ def save_bundled(
                 f"{name} of {backbone.name} reaches {np.abs(values).max():.3g}, which half "
                 "precision (65504) cannot hold: train longer or with a smaller learning rate."
             )
-    path = bundled_path(backbone, folder)
+    path = bundled_path(backbone.name, backbone.input_shape[-1], folder)
     with atomic(path) as temporary:
         safetensors.numpy.save_file(tensors, temporary)
     facts = {
@@ -112,7 +112,7 @@ def load_bundled(
         If there are none for this backbone, the card is missing or does not belong to the file,
         or the tensors do not fit.
     """
-    path = bundled_path(backbone, folder)
+    path = bundled_path(backbone.name, backbone.input_shape[-1], folder)
     remedy = (
         f"Take both files from the project's repository again, or make them with {BUNDLED[source]}."
     )
