@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -196,18 +197,25 @@ def _predict(
         found = [image for image in images if not isinstance(image, str)]
         reasons = [image if isinstance(image, str) else "" for image in images]
         if not found:
-            return reasons, np.empty(0), np.empty((0, len(exported.classes)))
+            return reasons, np.empty((0, width)), np.empty((0, len(exported.classes)))
         inputs = network_input(np.stack(found), pixels["colour"], pixels["input_scale"])
-        features, probabilities = averaged(engine, inputs, content["views"])
-        return reasons, exported.reference.distance(features), probabilities
+        return reasons, *averaged(engine, inputs, content["views"])
 
+    width = len(exported.reference.centre)
     paths = listed[PATH].tolist()
     batches = [paths[i : i + engine.batch] for i in range(0, len(paths), engine.batch)]
+    reasons, distances, probabilities = [], [], []
     with ThreadPoolExecutor(threads) as pool:
-        reasons, distances, probabilities = zip(*pool.map(work, batches))
+        results = pool.map(work, batches)
+        # Distances of many at a time, and not in the threads: there the threads of NumPy's matrix
+        # product would take the cores from the network for longer than the product takes.
+        while block := list(islice(results, 64)):
+            reasons += [reason for part in block for reason in part[0]]
+            distances.append(exported.reference.distance(np.concatenate([b[1] for b in block])))
+            probabilities += [part[2] for part in block]
     return catalogue.table(
         listed,
-        [reason for part in reasons for reason in part],
+        reasons,
         np.concatenate(distances),
         np.concatenate(probabilities),
         exported,
