@@ -104,7 +104,7 @@ for step in PROFILE.steps:
         # What other steps wait for comes before the runs of sweeps.
         priority: 1
         shell:
-            f"'{sys.executable}' -m lib.steps run {{params.step}} "
+            f"'{sys.executable}' -m lib.launcher run {{params.step}} "
             f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
 
 
@@ -130,7 +130,7 @@ for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
         resources:
             gpu=lambda wildcards: gpus_of(PROFILE.sweep_runs[wildcards.run].parameters),
         shell:
-            f"'{sys.executable}' -m lib.steps run '{{wildcards.run}}' "
+            f"'{sys.executable}' -m lib.launcher run '{{wildcards.run}}' "
             f"--profile {PROFILE.name} {DATA} --gpu --after {{input.after}}"
 
 

@@ -4,3 +4,9 @@ The package holds the tested work; the notebooks tell the story. Imports point o
 `schema` at the ground to `steps` at the top, and TensorFlow is imported only by the modules that
 need it, so that catalogue work starts in a second.
 """
+
+import sys
+
+# jsonschema, which reads notebooks, would compile a grammar of IRIs as it is imported. No notebook
+# has one to check, and it takes half the time that a step takes to start.
+sys.modules.setdefault("rfc3987_syntax", None)

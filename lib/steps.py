@@ -14,14 +14,7 @@ a kernel with its step (ipykernel looks once a second). A step that is started a
 nobody is left who could write into its staging folder.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
-
-import sys
-
-# jsonschema, which reads notebooks, would compile a grammar of IRIs as it is imported. No notebook
-# has one to check, and it takes half the time that this module takes to start.
-sys.modules.setdefault("rfc3987_syntax", None)
 
 import argparse
 import fcntl
@@ -30,6 +23,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -42,7 +36,8 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib import profiles, receipts
+from lib import kernels, profiles, receipts
+from lib.launcher import launcher
 from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
 from lib.processes import CHAIN, end_with_the_chain
 from lib.schema import InputError
@@ -244,16 +239,18 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
     try:
         with open(staging / LOG, "a") as log, _kernel_messages_to(log):
             fcntl.flock(log, fcntl.LOCK_EX)  # the kernel, which inherits the file, holds it too
-            papermill.execute_notebook(
-                source,
-                running,
-                parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=_Progress(log, label),
-                stderr_file=log,
-                cwd=str(project_root() / "notebooks"),
-            )
+            with kernels.options() as options:
+                papermill.execute_notebook(
+                    source,
+                    running,
+                    parameters,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    stdout_file=_Progress(log, label),
+                    stderr_file=log,
+                    cwd=str(project_root() / "notebooks"),
+                    **options,
+                )
     except (PapermillExecutionError, DeadKernelError) as error:
         if running.exists():
             os.replace(running, failed)
@@ -406,14 +403,19 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     command += ["--keep-going", "--resources", f"gpu={max(1, gpus)}", "--config", *config]
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
-    with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
+    # Processes are copied where that is safe: on Linux, before any GPU is in use.
+    fast = not gpus and sys.platform == "linux"
+    with ExitStack() as held:
+        lock = _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0)
+        held.enter_context(lock)
         _set_aside_unfit(profile)
         before = _receipt_times(profile)
         environment = {**os.environ, CHAIN: "1"}
-        with subprocess.Popen(
-            command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
-        ) as snakemake:
-            code = snakemake.wait()
+        environment |= held.enter_context(launcher(run_dir)) if fast else {}
+        snakemake = held.enter_context(
+            subprocess.Popen(command, cwd=project_root(), env=environment, stdin=subprocess.PIPE)
+        )
+        code = snakemake.wait()
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     part = f" up to {arguments.until}" if arguments.until else ""
