@@ -34,6 +34,7 @@ def test_every_section_gives_its_numbers(report):
         "prediction",
         "memory",
         "start_up",
+        "chain",
     }
     for rows in found["sections"].values():
         assert rows

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import cost  # noqa: E402
 
-from lib import images, models, paths, receipts, selection, training  # noqa: E402
+from lib import images, launcher, models, paths, profiles, receipts, selection, training  # noqa: E402
 
 GALAXIES, SEEDS, EPOCHS, BATCH = 1122, 5, 50, 16
 """The paper's down-sampled problem (Secs. 3.5, 4.2), which ratios are told for."""
@@ -53,12 +54,17 @@ class Size:
     """Steps of the fine-tuned network that are timed."""
     predicted: int
     """Images of each timed prediction, JPEG to probability."""
+    profile: str
+    """Profile of the chain that is timed."""
+    until: str | None
+    """Its last step, which is the one timed by itself too; None for all, and a training."""
 
 
+FIRST = "01_sample_selection"
 SIZES = {
-    "full": Size("full", 160, 224, (1, 5, 10, 50), 5, (10_000, 100_000), 6, 1024),
-    "quick": Size("quick", 96, 224, (1, 5, 10), 2, (1_000, 10_000), 3, 256),
-    "tiny": Size("tiny", 45, 32, (1, 2), 2, (50, 120), 2, 60),
+    "full": Size("full", 160, 224, (1, 5, 10, 50), 5, (10_000, 100_000), 6, 1024, "mock", None),
+    "quick": Size("quick", 96, 224, (1, 5, 10), 2, (1_000, 10_000), 3, 256, "smoke", None),
+    "tiny": Size("tiny", 45, 32, (1, 2), 2, (50, 120), 2, 60, "smoke", FIRST),
 }
 
 
@@ -533,11 +539,7 @@ def peak_memory(code: str) -> float:
 
 
 def start_up(size: Size, survey: Survey, folder: Path) -> list[dict]:
-    """Processor time of imports beyond that of Python itself, and the wall time of the chain.
-
-    Each import is one of a process of its own. The chain's time is the sum over the receipts of the
-    run of profile mock, as if no two of them had gone at a time.
-    """
+    """Processor time of imports beyond that of Python itself, each in a process of its own."""
     modules = ["lib.predict.survey"]
     if size.name != "tiny":
         modules += [
@@ -548,12 +550,7 @@ def start_up(size: Size, survey: Survey, folder: Path) -> list[dict]:
             "lib.stellar_mass.catalogue",
         ]
     bare = import_seconds("sys")
-    results = [{"what": f"import {m}", "seconds": import_seconds(m) - bare} for m in modules]
-    if survey.run:
-        found = [json.loads(path.read_text()) for path in survey.run.rglob("receipt.json")]
-        walls = [receipt["wall_seconds"] for receipt in found]
-        results.append({"what": f"chain, {len(walls)} receipts", "seconds": float(sum(walls))})
-    return results
+    return [{"what": f"import {m}", "seconds": import_seconds(m) - bare} for m in modules]
 
 
 def import_seconds(module: str) -> float:
@@ -563,6 +560,38 @@ def import_seconds(module: str) -> float:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def chain(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """The chain from nothing, and a short step of it by itself and as a copy of the launcher."""
+    shutil.copy(ROOT / "Snakefile", folder)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    shutil.copytree(ROOT / "data", folder / "data")
+    environment = {**os.environ, "SPIRAL_ARMS_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+
+    def seconds(module: str, *arguments: str, **variables: str) -> float:
+        command = [sys.executable, "-m", module, *arguments, "--profile", size.profile]
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=folder, env={**environment, **variables}, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return time.perf_counter() - start
+
+    whole = seconds("lib.steps", "chain", *(["--until", size.until] if size.until else []))
+    runs = len(list(folder.rglob("receipt.json")))
+    step = size.until or next(iter(profiles.load(size.profile).sweep_runs))
+    with launcher.launcher(folder) as variables:
+        seconds("lib.launcher", "run", step, "--gpu", **variables)  # imports the libraries
+        copied = seconds("lib.launcher", "run", step, "--gpu", **variables)
+    alone = seconds("lib.steps", "run", step, "--gpu")
+    name = f"{step}, profile {size.profile}"
+    return [
+        {"what": f"chain of {runs} runs, profile {size.profile}", "seconds": whole},
+        {"what": f"{name}, by itself", "seconds": alone},
+        {"what": f"{name}, as a copy", "seconds": copied, "ratio": alone / copied},
+    ]
 
 
 SECTIONS = {
@@ -575,6 +604,7 @@ SECTIONS = {
         prediction,
         memory,
         start_up,
+        chain,
     )
 }
 
