@@ -24,21 +24,31 @@ import socketserver
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.processes import CHAIN, end_with_the_chain
+from lib.processes import CHAIN, end_with, end_with_the_chain
 
 SOCKET = "SPIRAL_ARMS_LAUNCHER"
 """Environment variable with the place of the socket at which copies are asked for."""
 
 LIBRARIES = (
-    *("papermill", "jupytext", "ipykernel.ipkernel", "IPython.display"),
-    *("numpy", "pandas", "pyarrow.parquet", "scipy.stats", "sklearn.metrics", "PIL.Image"),
-    *("astropy.io.fits", "astropy.table", "astropy.visualization", "matplotlib.pyplot"),
+    "papermill",
+    "jupytext",
+    "ipykernel.ipkernel",
+    "IPython.display",
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn.metrics",
+    "PIL.Image",
+    "astropy.io.fits",
+    "astropy.table",
+    "astropy.visualization",
+    "matplotlib.pyplot",
 )
 """Imported for every step."""
 NETWORKS = ("tensorflow", "keras", "tf_keras_vis.saliency", "tf_keras_vis.gradcam_plus_plus")
@@ -102,7 +112,7 @@ class Launcher(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
         os.chdir(request.folder)
         os.environ.clear()
         os.environ.update(request.environment)
-        threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+        end_with(connection.fileno())
         from lib import kernels, steps
 
         kernels.preloaded = True
@@ -112,12 +122,6 @@ class Launcher(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
             code = end.code
         sys.stdout.flush()
         connection.sendall(bytes([code]))
-
-
-def _end_with(connection: socket.socket) -> None:
-    """End this process when the one that asked for it has ended."""
-    connection.recv(1)
-    os._exit(1)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Processes that end with the chain that started them, however it ends."""
+"""Processes that end with the one they work for, however it ends."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ def end_with_the_chain() -> None:
     tells its jobs nothing when it is killed itself.
     """
     if CHAIN in os.environ:
-        threading.Thread(target=_wait_for_the_end, daemon=True).start()
+        end_with(0)
 
 
-def _wait_for_the_end() -> None:
-    os.read(0, 1)
+def end_with(descriptor: int) -> None:
+    """End this process when nobody holds the other end of a pipe or a socket any more."""
+    threading.Thread(target=_wait_for_the_end, args=(descriptor,), daemon=True).start()
+
+
+def _wait_for_the_end(descriptor: int) -> None:
+    os.read(descriptor, 1)
     os._exit(1)

@@ -401,21 +401,19 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         command.append(f"{profile.run_dir}/{arguments.until}/{receipts.NAME}")
     command += ["--cores", str(arguments.cores), "--quiet", "all", "--nolock", "--rerun-incomplete"]
     command += ["--keep-going", "--resources", f"gpu={max(1, gpus)}", "--config", *config]
+    # Processes are copied where that is safe: on Linux, before any GPU is in use.
+    copies = sys.platform == "linux" and not gpus
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
-    # Processes are copied where that is safe: on Linux, before any GPU is in use.
-    fast = not gpus and sys.platform == "linux"
-    with ExitStack() as held:
-        lock = _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0)
-        held.enter_context(lock)
+    with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
         _set_aside_unfit(profile)
         before = _receipt_times(profile)
-        environment = {**os.environ, CHAIN: "1"}
-        environment |= held.enter_context(launcher(run_dir)) if fast else {}
-        snakemake = held.enter_context(
-            subprocess.Popen(command, cwd=project_root(), env=environment, stdin=subprocess.PIPE)
-        )
-        code = snakemake.wait()
+        with launcher(run_dir) if copies else nullcontext({}) as variables:
+            environment = {**os.environ, CHAIN: "1", **variables}
+            with subprocess.Popen(
+                command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
+            ) as snakemake:
+                code = snakemake.wait()
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     part = f" up to {arguments.until}" if arguments.until else ""

@@ -36,9 +36,24 @@ def gz2_tables() -> Path:
 
 def chain(root: Path, profile: str, *options: str) -> subprocess.CompletedProcess:
     """Run a profile in a checkout of its own."""
-    command = [sys.executable, "-m", "lib.steps", "chain", "--profile", profile, *options]
+    return run_module(root, "lib.steps", "chain", "--profile", profile, *options)
+
+
+def run_module(
+    root: Path, module: str, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess:
+    """Run a module of the library in a checkout of its own, with more environment variables."""
+    command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "SPIRAL_ARMS_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    environment |= variables
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def copy_checkout(root: Path) -> None:
+    """Copy what a run needs of the checkout, without the runs and downloads that are there."""
+    shutil.copy(ROOT / "Snakefile", root)
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    shutil.copytree(ROOT / "data" / "weights", root / "data" / "weights")
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +71,7 @@ def chain_checkout(common_folder) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
             root.mkdir()
-            shutil.copy(ROOT / "Snakefile", root)
-            shutil.copytree(ROOT / "notebooks", root / "notebooks")
-            shutil.copytree(ROOT / "data" / "weights", root / "data" / "weights")
+            copy_checkout(root)
     return root
 
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -564,19 +563,17 @@ def import_seconds(module: str) -> float:
 
 def chain(size: Size, survey: Survey, folder: Path) -> list[dict]:
     """The chain from nothing, and a short step of it by itself and as a copy of the launcher."""
-    shutil.copy(ROOT / "Snakefile", folder)
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    shutil.copytree(ROOT / "data", folder / "data")
-    environment = {**os.environ, "SPIRAL_ARMS_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    import conftest
+
+    conftest.copy_checkout(folder)
 
     def seconds(module: str, *arguments: str, **variables: str) -> float:
-        command = [sys.executable, "-m", module, *arguments, "--profile", size.profile]
         start = time.perf_counter()
-        done = subprocess.run(
-            command, cwd=folder, env={**environment, **variables}, capture_output=True, text=True
+        done = conftest.run_module(
+            folder, module, *arguments, "--profile", size.profile, **variables
         )
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stdout}{done.stderr}")
         return time.perf_counter() - start
 
     whole = seconds("lib.steps", "chain", *(["--until", size.until] if size.until else []))
