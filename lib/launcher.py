@@ -131,14 +131,14 @@ def launcher(folder: Path) -> Iterator[dict[str, str]]:
     Parameters
     ----------
     folder : Path
-        Folder for what that process itself prints, in ``.launcher.log``.
+        Folder for what that process itself prints, at the end of ``.launcher.log``.
 
     Yields
     ------
     dict
         Environment variables for the steps.
     """
-    with tempfile.TemporaryDirectory() as private, open(folder / ".launcher.log", "w") as log:
+    with tempfile.TemporaryDirectory() as private, open(folder / ".launcher.log", "a") as log:
         path = os.path.join(private, "socket")
         # The socket is there before anybody can ask.
         with (
