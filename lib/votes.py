@@ -189,7 +189,7 @@ def soft_regression(
 
     Minimises strength times the sum of the galaxies' cross-entropies, plus half the square of the
     weights (not of the bias): what scikit-learn's LogisticRegression does with C = strength, if
-    every galaxy is given once per class with its fraction as weight, in a sixth of the time.
+    every galaxy is given once per class with its fraction as weight, in a small part of the time.
 
     Parameters
     ----------
@@ -204,21 +204,32 @@ def soft_regression(
     weights : ndarray, (k, classes)
     bias : ndarray, (classes,)
     """
-    shape = (features.shape[1] + 1, fractions.shape[1])
-    design = np.hstack([features, np.ones((len(features), 1))])
+    n, classes = fractions.shape
+    design = np.hstack([features, np.ones((n, 1))])
+    transposed = strength * design.T
     total = fractions.sum(axis=1, keepdims=True)
+    # The loss curves about as much along each feature as if all classes were equally probable. In
+    # units in which that curvature is one, a quarter of the steps is enough.
+    curvature = strength * (design**2).sum(axis=0) * (1 - 1 / classes) / classes
+    curvature[:-1] += 1
+    unit = 1 / np.sqrt(curvature)[:, None]
 
     def loss(flat):
-        table = flat.reshape(shape)
-        logarithms = log_softmax(design @ table, axis=1)
-        slope = strength * design.T @ (total * np.exp(logarithms) - fractions)
+        table = unit * flat.reshape(-1, classes)
+        logits = design @ table
+        # Called some 100,000 times in a run of notebook 12: scipy's log_softmax takes thrice as long.
+        logits -= logits.max(axis=1, keepdims=True)
+        p = np.exp(logits)
+        norm = p.sum(axis=1, keepdims=True)
+        p *= total / norm
+        slope = transposed @ (p - fractions)
         slope[:-1] += table[:-1]
-        value = -strength * (fractions * logarithms).sum() + (table[:-1] ** 2).sum() / 2
-        return value, slope.ravel()
+        value = strength * (np.vdot(total, np.log(norm)) - np.vdot(fractions, logits))
+        return value + np.vdot(table[:-1], table[:-1]) / 2, (unit * slope).ravel()
 
-    start = np.zeros(shape) if start is None else start
+    start = np.zeros((design.shape[1], classes)) if start is None else start / unit
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    table = found.x.reshape(shape)
+    table = unit * found.x.reshape(-1, classes)
     return table[:-1], table[-1] - table[-1].mean()
 
 
