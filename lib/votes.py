@@ -217,7 +217,7 @@ def soft_regression(
     def loss(flat):
         table = unit * flat.reshape(-1, classes)
         logits = design @ table
-        # Called some 100,000 times in a run of notebook 12: scipy's log_softmax takes thrice as long.
+        # Called 100,000 times by notebook 12: scipy's log_softmax takes thrice as long.
         logits -= logits.max(axis=1, keepdims=True)
         p = np.exp(logits)
         norm = p.sum(axis=1, keepdims=True)
