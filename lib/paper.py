@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lib.schema import ARM_CLASSES, InputError
 
@@ -353,11 +353,11 @@ def table_4_p_values() -> pd.DataFrame:
     """
     table = TABLE_4.copy()
     degrees = table["n"] + MATCHED_SIZE - 2
-    table["t_p_two_sided"] = 2 * stats.t.sf(table["t"].abs(), degrees)
-    table["t_p_one_sided"] = stats.t.sf(table["t"].abs(), degrees)
+    table["t_p_two_sided"] = 2 * scipy.stats.t.sf(table["t"].abs(), degrees)
+    table["t_p_one_sided"] = scipy.stats.t.sf(table["t"].abs(), degrees)
     effective = (table["n"] * MATCHED_SIZE / (table["n"] + MATCHED_SIZE)).round()
-    table["ks_p_low"] = stats.kstwo.sf(table["ks_d"] + 0.5e-4, effective)
-    table["ks_p_high"] = stats.kstwo.sf(table["ks_d"] - 0.5e-4, effective)
+    table["ks_p_low"] = scipy.stats.kstwo.sf(table["ks_d"] + 0.5e-4, effective)
+    table["ks_p_high"] = scipy.stats.kstwo.sf(table["ks_d"] - 0.5e-4, effective)
     return table
 
 
@@ -389,7 +389,7 @@ def figure_5_test() -> float:
     b0, v2m = FIGURE_5.loc["B0"], FIGURE_5.loc["V2M"]
     sigma = FIGURE_5["f1"] * FIGURE_5["cv_percent"] / 100
     return float(
-        stats.ttest_ind_from_stats(
+        scipy.stats.ttest_ind_from_stats(
             *(b0["f1"], sigma["B0"], b0["runs"]),
             *(v2m["f1"], sigma["V2M"], v2m["runs"]),
             equal_var=False,
@@ -641,7 +641,7 @@ def _audit_table_4() -> list[tuple]:
     for role in ("B0", "V2M"):
         tp, n = deduce_table_3(f"{role} down-sampled").loc[(0, "2"), ["tp", "support"]]
         most = bounds.loc[(role, "2"), "recall_at_most"]
-        p = stats.binomtest(int(tp), int(n), most, alternative="greater").pvalue
+        p = scipy.stats.binomtest(int(tp), int(n), most, alternative="greater").pvalue
         findings.append(
             (
                 "Tables 3 and 4",

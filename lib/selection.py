@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lib.evaluation import repeated_folds
 from lib.schema import (
@@ -273,7 +273,7 @@ def compare_choices(sample: pd.DataFrame, limit: int, seed: int = 42) -> pd.Data
             values = members[column] if column in members else pd.Series(np.nan, members.index)
             sides = values[first].dropna(), values[~first].dropna()
             if all(map(len, sides)):
-                row[f"ks_{column}"], row[f"p_{column}"] = stats.ks_2samp(*sides)
+                row[f"ks_{column}"], row[f"p_{column}"] = scipy.stats.ks_2samp(*sides)
         rows[label] = row
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.reindex([c for c in ARM_CLASSES if c in rows]).rename_axis("m")
@@ -388,7 +388,7 @@ def assign(
         _refuse_small_classes(result["label"], classes, merge)
     if fold is not None:
         result.loc[_fold(result["label"], fold, folds, seed, allow_empty), "split"] = "test"
-    from sklearn.model_selection import train_test_split  # slow to import, and only needed here
+    from sklearn.model_selection import train_test_split
 
     for number, arm_class in enumerate(classes):
         rows = np.flatnonzero((result["label"] == arm_class) & (result["split"] != "test"))

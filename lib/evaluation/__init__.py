@@ -3,7 +3,8 @@
 `matrix` has the scores of a confusion matrix and their intervals, `runs` reads what trainings left
 behind, `comparison` sets runs beside each other and beside the paper, `probabilities` measures
 calibration, `sound` has the folds and the sound protocol, `spread` the scatter over seeds. No
-TensorFlow here.
+TensorFlow here; parts of scipy and scikit-learn, slow to import, come when they are first needed
+(``scipy.stats`` when it is named).
 """
 
 from lib.evaluation.comparison import (

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lib import paper
 from lib.evaluation.matrix import (
@@ -53,7 +53,9 @@ def mcnemar(correct_a, correct_b) -> McNemar:
 def _mcnemar_p(only_a, only_b):
     """Two-sided exact p-value: discordant galaxies fall to either model with probability 1/2."""
     only_a, only_b = np.asarray(only_a), np.asarray(only_b)
-    return np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
+    return np.minimum(
+        1.0, 2 * scipy.stats.binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5)
+    )
 
 
 def mcnemar_outcomes(correct_a, correct_b, n) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lib.schema import InputError
 
@@ -191,7 +191,7 @@ def wilson(successes, n, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     successes, n = np.asarray(successes, float), np.asarray(n, float)
     if ((successes < 0) | (successes > n)).any():
         raise InputError(f"{successes} successes among {n} trials: wanted 0 <= successes <= n.")
-    z = stats.norm.isf((1 - level) / 2)
+    z = scipy.stats.norm.isf((1 - level) / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = successes / n
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)

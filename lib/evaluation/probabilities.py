@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
-from sklearn.model_selection import KFold
+import scipy
 
 from lib.evaluation.matrix import class_index, wilson
 from lib.evaluation.runs import Run
@@ -77,7 +76,7 @@ def _log(probabilities: np.ndarray) -> np.ndarray:
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities with their logits divided by `temperature`; above 1 makes them less sure."""
-    return special.softmax(_log(probabilities) / temperature, axis=1)
+    return scipy.special.softmax(_log(probabilities) / temperature, axis=1)
 
 
 def fit_temperature(probabilities: np.ndarray, label: np.ndarray) -> float:
@@ -91,10 +90,12 @@ def fit_temperature(probabilities: np.ndarray, label: np.ndarray) -> float:
     rows = np.arange(len(label))
 
     def loss(log_temperature):
-        return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, label].mean()
+        return -scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)[
+            rows, label
+        ].mean()
 
     bounds = (np.log(0.05), np.log(20))
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def cross_fitted_temperature(
@@ -111,6 +112,8 @@ def cross_fitted_temperature(
     """
     if len(label) < 2 * folds:
         raise InputError(f"{len(label)} galaxies are too few for {folds} folds of calibration.")
+    from sklearn.model_selection import KFold
+
     scaled, temperatures = np.empty_like(probabilities), []
     for fit, hold in KFold(folds, shuffle=True, random_state=seed).split(probabilities):
         temperatures.append(fit_temperature(probabilities[fit], label[fit]))

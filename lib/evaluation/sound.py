@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from sklearn.model_selection import RepeatedStratifiedKFold
+import scipy
 
 from lib.evaluation.comparison import paper_cells, paper_column
 from lib.evaluation.matrix import (
@@ -88,6 +87,8 @@ def repeated_folds(label, folds: int = 5, repeats: int = 1, seed: int = 42):
             f"class {classes[sizes.argmin()]} has {sizes.min()} galaxies, fewer than {folds} "
             "folds: use fewer folds or a class merge."
         )
+    from sklearn.model_selection import RepeatedStratifiedKFold
+
     splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
     return list(splitter.split(label, label))
 
@@ -116,7 +117,7 @@ def cross_validation_summary(values, test_share: float, level: float = LEVEL) ->
         raise InputError(f"{values.tolist()}: wanted at least two folds, all with a finite score.")
     sd = values.std(ddof=1)
     se = np.sqrt((1 / len(values) + test_share) * sd**2)
-    half = stats.t.isf((1 - level) / 2, len(values) - 1) * se
+    half = scipy.stats.t.isf((1 - level) / 2, len(values) - 1) * se
     mean = values.mean()
     return {
         "mean": float(mean),

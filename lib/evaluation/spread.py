@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lib.evaluation.matrix import LEVEL, SCORES, score_intervals
 from lib.evaluation.runs import Run, training_key
@@ -24,7 +24,7 @@ def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
     values = np.asarray(values, float)
     n = len(values)
     sd = values.std(ddof=1) if n > 1 else np.nan
-    half = stats.t.isf((1 - level) / 2, n - 1) * sd / np.sqrt(n) if n > 1 else np.nan
+    half = scipy.stats.t.isf((1 - level) / 2, n - 1) * sd / np.sqrt(n) if n > 1 else np.nan
     mean = values.mean()
     return {
         "mean": float(mean),
@@ -73,7 +73,7 @@ def seed_sampling(runs: Sequence[Run]) -> pd.DataFrame:
                     "seeds": len(group),
                     "galaxies": len(group[0].part()),
                     "half_width": half,
-                    "ratio": stats.norm.isf((1 - LEVEL) / 2) * sd / half,
+                    "ratio": scipy.stats.norm.isf((1 - LEVEL) / 2) * sd / half,
                 }
             )
     return pd.DataFrame(rows)
