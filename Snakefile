@@ -102,7 +102,7 @@ for step in PROFILE.steps:
         resources:
             gpu=gpus_of(PROFILE.overrides[step]) if step in USES_GPU else 0,
         # What other steps wait for comes before the runs of sweeps.
-        priority: 1
+        priority: 2
         shell:
             f"'{sys.executable}' -m lib.launcher run {{params.step}} "
             f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
@@ -127,6 +127,8 @@ for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
         params:
             settings=lambda wildcards: PROFILE.sweep_runs[wildcards.run].parameters,
         threads: share_of_cores()
+        # Fine-tuning takes longest: left for the end, it would run when nothing else does.
+        priority: int(step == "04_train_v2m")
         resources:
             gpu=lambda wildcards: gpus_of(PROFILE.sweep_runs[wildcards.run].parameters),
         shell:

@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -742,6 +743,10 @@ def _solve(
     return _State([row], [seen]), [float(value) for value in fitted.offsets]
 
 
+_graph = partial(tf.function, autograph=False)
+"""A TensorFlow graph. No step has a loop or condition that AutoGraph would have to translate."""
+
+
 def _step_function(
     model, optimizer, loss, in_training: bool, *, accumulate: int = 1, jit: bool = False
 ) -> Callable:
@@ -762,7 +767,7 @@ def _step_function(
         hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
         return value, tf.reduce_sum(tf.cast(hits, tf.float32)), tape.gradient(scaled, variables)
 
-    @tf.function(input_signature=batch, jit_compile=jit)
+    @_graph(input_signature=batch, jit_compile=jit)
     def step(inputs, targets):
         value, hits, slopes = gradients(inputs, targets)
         optimizer.apply(slopes, variables)
@@ -772,14 +777,14 @@ def _step_function(
         return step
     sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in variables]
 
-    @tf.function(input_signature=(*batch, tf.TensorSpec((), tf.float32)), jit_compile=jit)
+    @_graph(input_signature=(*batch, tf.TensorSpec((), tf.float32)), jit_compile=jit)
     def add(inputs, targets, share):
         value, hits, slopes = gradients(inputs, targets)
         for total, slope in zip(sums, slopes):
             total.assign_add(share * slope)
         return share * value, hits
 
-    @tf.function(jit_compile=jit)
+    @_graph(jit_compile=jit)
     def update():
         optimizer.apply([total.read_value() for total in sums], variables)
         for total in sums:
@@ -815,7 +820,7 @@ def _distributed_step(model, optimizer, loss, strategy: tf.distribute.Strategy) 
         hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
         return value, tf.sign(share) * tf.reduce_sum(tf.cast(hits, tf.float32))
 
-    @tf.function
+    @_graph()
     def parts(*arguments):
         values, hits = strategy.run(part, arguments)
         add = tf.distribute.ReduceOp.SUM
@@ -847,8 +852,8 @@ def _run_epoch(step: Callable, data: tf.data.Dataset) -> tuple[float, float]:
 
 def _forward_function(model: keras.Model) -> Callable:
     """A model in inference mode as a graph: a data set of inputs -> outputs, float32, (n, ...)."""
-    forward = tf.function(
-        lambda inputs: model(inputs, training=False), input_signature=(_any_batch(model.input),)
+    forward = _graph(input_signature=(_any_batch(model.input),))(
+        lambda inputs: model(inputs, training=False)
     )
     return lambda data: np.concatenate([forward(inputs).numpy() for inputs in data])
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -149,9 +150,10 @@ class Explainer:
         self.polar = next((x for x in self.model.layers if isinstance(x, PolarView)), None)
         if self.polar is not None:
             self.to_grey_levels = keras.Model(self.model.input, self.polar.input)
-        self._traced_gradients = tf.function(self._trace_gradients)
-        self._traced_cam = tf.function(self._trace_cam)
-        self._traced_logits = tf.function(lambda images: self.model(images, training=False))
+        graph = partial(tf.function, autograph=False)  # there is nothing to translate
+        self._traced_gradients = graph(self._trace_gradients)
+        self._traced_cam = graph(self._trace_cam)
+        self._traced_logits = graph(lambda images: self.model(images, training=False))
 
     def _trace_gradients(self, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         with _accept_list_input():
