@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,8 @@ class Protocol:
     accumulate : int
         Parts of a batch that are computed one after the other, their gradients added, where a
         whole batch does not fit into memory. With `batch_norm` "train" each part has statistics
-        of its own; otherwise the step is that of the whole batch.
+        of its own; otherwise the step is that of the whole batch. A head on stored features takes
+        batches whole.
     jit : bool
         Compile the training step by XLA; only where there is a GPU.
     devices : {"one", "all"}
@@ -516,16 +517,19 @@ def train(
             "view_seed": protocol.seed if protocol.view_seed is None else protocol.view_seed,
         }
         store = FeatureStore(features, models.body_of(model), identity, stream)
+        store.get(rows, None)
         if protocol.head == "gradient":
+            # In other folds, galaxies of this one's test set are trained on.
+            needed = rows if (assignment["split"] == "test").any() else rows[training]
             for view in range(min(protocol.feature_views, protocol.epochs)):
-                store.get(rows[training], view)
+                store.get(needed, view)
 
         def epoch_data(order, views):
-            seen = store.get(rows[order], views)
-            return _slices((seen, targets[order])).batch(protocol.batch_size)
+            return store.get(rows[order], views), targets[order]
 
         def plain(which):
-            return _slices(store.get(rows[which], None)).batch(1024)
+            seen = store.get(rows[which], None)
+            return [seen[start : start + 1024] for start in range(0, len(seen), 1024)]
 
     def epoch(number):
         order = protocol.order(labels, number)
@@ -658,8 +662,8 @@ def _fit(
     strategy: tf.distribute.Strategy,
     in_training: bool,
     loss: Callable,
-    epoch_data: Callable[[int], tf.data.Dataset],
-    validation: tf.data.Dataset,
+    epoch_data: Callable[[int], Iterable | tuple[np.ndarray, np.ndarray]],
+    validation: Iterable,
     validation_targets: np.ndarray,
     checkpoint: _Checkpoint,
     log: Callable[[str], None],
@@ -675,15 +679,17 @@ def _fit(
     if state.history:
         log(f"going on after epoch {len(state.history)} of an earlier run")
     if protocol.devices == "all":
-        step = _distributed_step(model, optimizer, loss, strategy)
+        run_epoch = _step_by_step(_distributed_step(model, optimizer, loss, strategy))
+    elif protocol.feature_views is None:
+        options = {"accumulate": protocol.accumulate, "jit": protocol.jit}
+        run_epoch = _step_by_step(_step_function(model, optimizer, loss, in_training, **options))
     else:
-        step = _step_function(
-            model, optimizer, loss, in_training, accumulate=protocol.accumulate, jit=protocol.jit
-        )
+        step = _step_function(model, optimizer, loss, in_training, jit=protocol.jit)
+        run_epoch = _in_one_graph(step, model, protocol.batch_size)
     while not state.finished(protocol):
         start = time.perf_counter()
         epoch = len(state.history)
-        train_loss, train_accuracy = _run_epoch(step, epoch_data(epoch))
+        train_loss, train_accuracy = run_epoch(epoch_data(epoch))
         probabilities = forward(validation)
         right = probabilities.argmax(axis=1) == validation_targets.argmax(axis=1)
         row = {
@@ -719,7 +725,7 @@ def _solve(
     fractions: np.ndarray,
     labels: np.ndarray,
     forward: Callable,
-    validation: tf.data.Dataset,
+    validation: Iterable,
     validation_targets: np.ndarray,
     seed: int,
 ) -> tuple[_State, list[float]]:
@@ -752,9 +758,8 @@ def _step_function(
 ) -> Callable:
     """One step by TensorFlow graphs: (inputs, targets) -> mean loss and number right.
 
-    Steps are called from Python: a loop over the data inside the graph is set up anew by tf.data in
-    every epoch, which takes longer than an epoch of a small network. So are the parts of a step,
-    since TensorFlow may run those of one graph at a time and keep the memory of all.
+    The parts of a step are called from Python, since TensorFlow may run those of one graph at a
+    time and keep the memory of all.
     """
     variables = model.trainable_variables
     batch = (_any_batch(model.input), _any_batch(model.output))
@@ -842,11 +847,49 @@ def _distributed_step(model, optimizer, loss, strategy: tf.distribute.Strategy) 
     return step
 
 
-def _run_epoch(step: Callable, data: tf.data.Dataset) -> tuple[float, float]:
+def _step_by_step(step: Callable) -> Callable:
+    """An epoch over a data set of batches -> loss and accuracy, see `_means`.
+
+    Not in one graph: a loop over a data set inside a graph is set up anew in every epoch, which
+    takes longer than an epoch of a small network.
+    """
+
+    def run_epoch(data):
+        # Tensors until the end of the epoch, so that a GPU is not waited for after every step.
+        return _means(*zip(*((*step(inputs, targets), len(targets)) for inputs, targets in data)))
+
+    return run_epoch
+
+
+def _in_one_graph(step: Callable, model: keras.Model, batch_size: int) -> Callable:
+    """An epoch over arrays of all inputs and targets, in order -> loss and accuracy.
+
+    Steps of a head are so short that calling them from Python takes longer than they do.
+    """
+
+    @_graph(input_signature=(_any_batch(model.input), _any_batch(model.output)))
+    def all_steps(inputs, targets):
+        def step_from(start):
+            batch = slice(start, start + batch_size)
+            return step(inputs[batch], targets[batch])
+
+        return tf.map_fn(
+            step_from,
+            tf.range(0, tf.shape(targets)[0], batch_size),
+            fn_output_signature=(tf.float32, tf.float32),
+            parallel_iterations=1,
+        )
+
+    def run_epoch(data):
+        ends = np.append(np.arange(0, len(data[0]), batch_size), len(data[0]))
+        return _means(*all_steps(*data), np.diff(ends))
+
+    return run_epoch
+
+
+def _means(losses, hits, sizes) -> tuple[float, float]:
     """Loss and accuracy, means over the galaxies of an epoch as they were when trained on."""
-    # Tensors until the end of the epoch, so that a GPU is not waited for after every step.
-    results = [(*step(inputs, targets), len(targets)) for inputs, targets in data]
-    losses, hits, sizes = (np.array(column, dtype=np.float64) for column in zip(*results))
+    losses, hits, sizes = (np.array(column, dtype=np.float64) for column in (losses, hits, sizes))
     return float(np.average(losses, weights=sizes)), float(hits.sum() / sizes.sum())
 
 
@@ -861,10 +904,6 @@ def _forward_function(model: keras.Model) -> Callable:
 def _any_batch(tensor) -> tf.TensorSpec:
     """Shape and type of a batch of any size: the last one of an epoch needs no graph of its own."""
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
-
-
-def _slices(tensors) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices(tensors)
 
 
 def _prediction_table(
