@@ -46,6 +46,12 @@ FINGERPRINT = "fingerprint.json"
 LOG = "log.txt"
 PATIENCE = 60
 """Seconds that a step waits for the processes of a killed run of it to end."""
+MEMORY_KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+"""Let the steps' processes keep the memory that arrays had (glibc): images are simulated in three
+quarters of the time when it need not be asked for again."""
 
 
 class StepError(RuntimeError):
@@ -409,7 +415,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         _set_aside_unfit(profile)
         before = _receipt_times(profile)
         with launcher(run_dir) if copies else nullcontext({}) as variables:
-            environment = {**os.environ, CHAIN: "1", **variables}
+            environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1", **variables}
             with subprocess.Popen(
                 command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
             ) as snakemake:
