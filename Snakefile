@@ -97,6 +97,8 @@ for step in PROFILE.steps:
             update(receipt(step)),
         params:
             step=step,
+            # Not in the command itself: Snakemake reads `step` there when the loop has ended.
+            gpu="--gpu" if step in USES_GPU else "",
             settings=PROFILE.overrides[step],
         threads: share_of_cores() if step in USES_GPU else 1
         resources:
@@ -105,7 +107,7 @@ for step in PROFILE.steps:
         priority: 2
         shell:
             f"'{sys.executable}' -m lib.launcher run {{params.step}} "
-            f"--profile {PROFILE.name} {DATA} {'--gpu' if step in USES_GPU else ''} --after {{input.after}}"
+            f"--profile {PROFILE.name} {DATA} {{params.gpu}} --after {{input.after}}"
 
 
 # Sweeps: a training notebook run many times, one job per run (lib.sweeps).

@@ -24,7 +24,7 @@ import socketserver
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ LIBRARIES = (
     "astropy.visualization",
     "matplotlib.pyplot",
 )
-"""Imported for every step."""
+"""Imported for every step, while Snakemake reads its rules."""
 NETWORKS = ("tensorflow", "keras", "tf_keras_vis.saliency", "tf_keras_vis.gradcam_plus_plus")
 """Imported as well from the first step on that trains or explains."""
 
@@ -66,9 +66,9 @@ class Request:
     """Standard input, output and error."""
 
     @property
-    def imports(self) -> tuple[str, ...]:
-        """Modules to have before the copy is made."""
-        return LIBRARIES + (NETWORKS if "--gpu" in self.arguments else ())
+    def needs_networks(self) -> bool:
+        """Whether the step trains or explains."""
+        return "--gpu" in self.arguments
 
 
 def send(connection: socket.socket, arguments: list[str]) -> None:
@@ -94,9 +94,8 @@ class Launcher(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     def process_request(self, connection: socket.socket, _) -> None:
         """Import what the step needs, then make a copy, in which `finish_request` is called."""
         request = receive(connection)
-        for module in request.imports:
-            with suppress(ImportError):  # the step itself says what is missing, if it needs it
-                importlib.import_module(module)
+        if request.needs_networks:
+            _import(NETWORKS)
         gc.freeze()  # the collector would write into the pages that copies share
         super().process_request(connection, request)
         for file in request.files:
@@ -166,9 +165,16 @@ def serve(listening: int) -> None:
     # As a kernel sets them, but these are read at import.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _import(LIBRARIES)
     server = Launcher(None, None, bind_and_activate=False)
     server.socket = socket.socket(fileno=listening)
     server.serve_forever()
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        with suppress(ImportError):  # the step itself says what is missing, if it needs it
+            importlib.import_module(module)
 
 
 def ask(path: str, arguments: list[str]) -> int | None:

@@ -367,10 +367,10 @@ time.sleep(seconds)
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A project root with two small trainings."""
+    """A project root with two small trainings, and a step that no GPU can help."""
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     shutil.copy(ROOT / "Snakefile", tmp_path)
-    for name in ("03_train_b0", "04_train_v2m"):
+    for name in ("01_sample_selection", "03_train_b0", "04_train_v2m"):
         (tmp_path / "notebooks" / f"{name}.py").write_text(NOTEBOOK.format(name=name))
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -411,6 +411,17 @@ def test_two_trainings_run_side_by_side_each_on_its_gpu(checkout, two_gpus):
     assert {(f / "gpu.txt").read_text() for f in folders} == {"0", "1"}
     assert {receipts.read(f)["cuda_visible_devices"] for f in folders} == {"0", "1"}
     assert max(starts) < min(ends), "one training waited for the other"
+
+
+@pytest.mark.chain
+def test_a_step_that_no_gpu_can_help_takes_none(checkout, two_gpus):
+    profile = load(checkout, steps=["01_sample_selection", "03_train_b0"])
+    assert session.run_chain(profile)
+    taken = [
+        receipts.read(checkout / "runs" / "mock" / step)["cuda_visible_devices"]
+        for step in profile.steps
+    ]
+    assert taken == [None, "0"]
 
 
 @pytest.mark.chain
