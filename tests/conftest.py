@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import lib  # noqa: F401  before TensorFlow, which takes settings from it
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
