@@ -8,8 +8,8 @@ need it, so that catalogue work starts in a second.
 import os
 import sys
 
-# TensorFlow convolves by oneDNN on some processors only, unless it is told to before it is imported.
-# Without it explanations took a third longer, and trainings a sixth.
+# Left alone, TensorFlow convolves by oneDNN on some processors only, which it finds out as it is
+# imported. Without it explanations took a third longer, and trainings a sixth.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # jsonschema, which reads notebooks, would compile a grammar of IRIs as it is imported. No notebook
