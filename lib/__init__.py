@@ -9,7 +9,7 @@ import os
 import sys
 
 # Left alone, TensorFlow convolves by oneDNN on some processors only, which it finds out as it is
-# imported. Without it explanations took a third longer, and trainings a sixth.
+# imported. Without it explanations took a third longer, and trainings a fifth.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # jsonschema, which reads notebooks, would compile a grammar of IRIs as it is imported. No notebook

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from lib import weights
 from lib.amplitudes import Amplitudes
 from lib.images import CHANNELS
 from lib.polar import PolarView
 from lib.schema import InputError
+
+graph = partial(tf.function, autograph=False)
+"""A function as a TensorFlow graph; it has no loop or condition that AutoGraph would translate."""
 
 VIEWS = ("sky", "polar")
 """How a galaxy is shown to the backbone: as on the sky, or in polar coordinates (`lib.polar`)."""

@@ -388,7 +388,7 @@ def assign(
         _refuse_small_classes(result["label"], classes, merge)
     if fold is not None:
         result.loc[_fold(result["label"], fold, folds, seed, allow_empty), "split"] = "test"
-    from sklearn.model_selection import train_test_split
+    from sklearn.model_selection import train_test_split  # slow to import, and only needed here
 
     for number, arm_class in enumerate(classes):
         rows = np.flatnonzero((result["label"] == arm_class) & (result["split"] != "test"))

@@ -50,8 +50,8 @@ MEMORY_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
-"""Let the steps' processes keep the memory that arrays had (glibc): images are simulated in three
-quarters of the time when it need not be asked for again."""
+"""Let processes that steps start keep the memory that arrays had (glibc): images are simulated in
+three quarters of the time when it need not be asked for again."""
 
 
 class StepError(RuntimeError):

@@ -18,7 +18,6 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -517,7 +516,7 @@ def train(
             "view_seed": protocol.seed if protocol.view_seed is None else protocol.view_seed,
         }
         store = FeatureStore(features, models.body_of(model), identity, stream)
-        store.get(rows, None)
+        store.get(rows, None)  # all in one go: parts of them would fill more batches
         if protocol.head == "gradient":
             # In other folds, galaxies of this one's test set are trained on.
             needed = rows if (assignment["split"] == "test").any() else rows[training]
@@ -749,10 +748,6 @@ def _solve(
     return _State([row], [seen]), [float(value) for value in fitted.offsets]
 
 
-_graph = partial(tf.function, autograph=False)
-"""A TensorFlow graph. No step has a loop or condition that AutoGraph would have to translate."""
-
-
 def _step_function(
     model, optimizer, loss, in_training: bool, *, accumulate: int = 1, jit: bool = False
 ) -> Callable:
@@ -772,7 +767,7 @@ def _step_function(
         hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
         return value, tf.reduce_sum(tf.cast(hits, tf.float32)), tape.gradient(scaled, variables)
 
-    @_graph(input_signature=batch, jit_compile=jit)
+    @models.graph(input_signature=batch, jit_compile=jit)
     def step(inputs, targets):
         value, hits, slopes = gradients(inputs, targets)
         optimizer.apply(slopes, variables)
@@ -782,14 +777,14 @@ def _step_function(
         return step
     sums = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in variables]
 
-    @_graph(input_signature=(*batch, tf.TensorSpec((), tf.float32)), jit_compile=jit)
+    @models.graph(input_signature=(*batch, tf.TensorSpec((), tf.float32)), jit_compile=jit)
     def add(inputs, targets, share):
         value, hits, slopes = gradients(inputs, targets)
         for total, slope in zip(sums, slopes):
             total.assign_add(share * slope)
         return share * value, hits
 
-    @_graph(jit_compile=jit)
+    @models.graph(jit_compile=jit)
     def update():
         optimizer.apply([total.read_value() for total in sums], variables)
         for total in sums:
@@ -825,7 +820,7 @@ def _distributed_step(model, optimizer, loss, strategy: tf.distribute.Strategy) 
         hits = tf.argmax(probabilities, axis=1) == tf.argmax(targets, axis=1)
         return value, tf.sign(share) * tf.reduce_sum(tf.cast(hits, tf.float32))
 
-    @_graph()
+    @models.graph()
     def parts(*arguments):
         values, hits = strategy.run(part, arguments)
         add = tf.distribute.ReduceOp.SUM
@@ -867,7 +862,7 @@ def _in_one_graph(step: Callable, model: keras.Model, batch_size: int) -> Callab
     Steps of a head are so short that calling them from Python takes longer than they do.
     """
 
-    @_graph(input_signature=(_any_batch(model.input), _any_batch(model.output)))
+    @models.graph(input_signature=(_any_batch(model.input), _any_batch(model.output)))
     def all_steps(inputs, targets):
         def step_from(start):
             batch = slice(start, start + batch_size)
@@ -895,7 +890,7 @@ def _means(losses, hits, sizes) -> tuple[float, float]:
 
 def _forward_function(model: keras.Model) -> Callable:
     """A model in inference mode as a graph: a data set of inputs -> outputs, float32, (n, ...)."""
-    forward = _graph(input_signature=(_any_batch(model.input),))(
+    forward = models.graph(input_signature=(_any_batch(model.input),))(
         lambda inputs: model(inputs, training=False)
     )
     return lambda data: np.concatenate([forward(inputs).numpy() for inputs in data])

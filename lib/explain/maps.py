@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -29,7 +28,7 @@ from lib import polar
 from lib.explain import pixels
 from lib.explain.cache import code_hash, fingerprint, model_hash
 from lib.explain.pixels import sky_level
-from lib.models import LAST_CONVOLUTION
+from lib.models import LAST_CONVOLUTION, graph
 from lib.paths import atomic
 from lib.polar import PolarView
 from lib.schema import InputError
@@ -150,7 +149,6 @@ class Explainer:
         self.polar = next((x for x in self.model.layers if isinstance(x, PolarView)), None)
         if self.polar is not None:
             self.to_grey_levels = keras.Model(self.model.input, self.polar.input)
-        graph = partial(tf.function, autograph=False)  # there is nothing to translate
         self._traced_gradients = graph(self._trace_gradients)
         self._traced_cam = graph(self._trace_cam)
         self._traced_logits = graph(lambda images: self.model(images, training=False))

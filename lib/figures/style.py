@@ -79,10 +79,10 @@ def show(figure: Figure, path: str | Path, caption: str) -> None:
     display(Markdown(f"*{caption}*"))
 
 
-def _as_jpeg(png: bytes, scale: float = 0.75, quality: int = 85) -> bytes:
+def _as_jpeg(png: bytes) -> bytes:
     """A picture in fewer bytes and pixels: drawing the figure once more takes ten times as long."""
     with PIL.Image.open(io.BytesIO(png)) as picture:
-        size = [round(scale * side) for side in picture.size]
+        size = [round(0.75 * side) for side in picture.size]
         buffer = io.BytesIO()
-        picture.convert("RGB").resize(size).save(buffer, "jpeg", quality=quality)
+        picture.convert("RGB").resize(size).save(buffer, "jpeg", quality=85)
     return buffer.getvalue()

@@ -67,13 +67,12 @@ class KerasEngine:
 
     def __init__(self, path: str | Path):
         import keras
-        import tensorflow as tf
 
         from lib import models
 
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         network = keras.Model(model.input, [model.get_layer(models.FEATURES).output, model.output])
-        self.forward = tf.function(
+        self.forward = models.graph(
             lambda pixels: network(pixels, training=False), reduce_retracing=True
         )
 
