@@ -42,6 +42,8 @@ LIBRARIES = (
     "numpy",
     "pandas",
     "pyarrow.parquet",
+    "pandera.pandas",
+    "yaml",
     "scipy.stats",
     "sklearn.metrics",
     "PIL.Image",
@@ -51,7 +53,14 @@ LIBRARIES = (
     "matplotlib.pyplot",
 )
 """Imported for every step, while Snakemake reads its rules."""
-NETWORKS = ("tensorflow", "keras", "tf_keras_vis.saliency", "tf_keras_vis.gradcam_plus_plus")
+NETWORKS = (
+    "tensorflow",
+    "keras",
+    "tf_keras_vis.saliency",
+    "tf_keras_vis.gradcam_plus_plus",
+    "huggingface_hub.file_download",
+    "sklearn.linear_model",
+)
 """Imported as well from the first step on that trains or explains."""
 
 
