@@ -250,6 +250,30 @@ class TrainedModel:
         return tuple(self.settings["classes"])
 
 
+class Adam(keras.optimizers.Adam):
+    """Keras' Adam (Kingma & Ba 2014), but the update of a variable is one operation of TensorFlow.
+
+    Keras' own takes some forty: more than half of all operations in a small network's step.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Update a TensorFlow variable, float32, and its moments."""
+        moments = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[moments].value.handle,
+            v=self._velocities[moments].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 def class_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
     """Weight of each class in the loss: inverse to its frequency, mean 1 over the galaxies.
 
@@ -669,7 +693,7 @@ def _fit(
 ) -> _State:
     """Train a model and leave it with the weights of its best epoch."""
     with strategy.scope():
-        optimizer = keras.optimizers.Adam(protocol.learning_rate)
+        optimizer = Adam(protocol.learning_rate)
         if protocol.precision == "mixed_float16":  # small gradients are zero in its narrow range
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
