@@ -123,8 +123,8 @@ def _read_parameters(path: Path, changed: int) -> dict[str, object]:
     # chain reads the parameters of all.
     cells = [
         cell
-        for cell in re.split(r"^(?=# %%)", path.read_text(), flags=re.MULTILINE)
-        if re.match(r"# %% .*tags=.*\"parameters\"", cell)
+        for cell in re.split(r"^(?=# %%)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if re.match(r"# %% .*tags=.*[\"']parameters[\"']", cell)
     ]
     if len(cells) != 1:
         raise InputError(f"{path} has {len(cells)} cells tagged `parameters`, not one")
