@@ -6,8 +6,13 @@ Everything here follows the Galaxy Zoo 2 decision tree (Willett et al. 2013, Tab
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 import pandas as pd
-import pandera.pandas as pa
+
+if TYPE_CHECKING:
+    import pandera.pandas as pandera
 
 ARM_CLASSES = ("1", "2", "3", "4", "5+", "?")
 """Arm classes m in their order, as Lee, Soo & Sharoni (arXiv:2412.11696, Sec. 2.1) name them."""
@@ -71,32 +76,38 @@ def probability_columns(classes: tuple[str, ...]) -> list[str]:
     return [f"p_{slug(c)}" for c in classes]
 
 
-_FRACTION = dict(checks=pa.Check.in_range(0.0, 1.0), nullable=True, coerce=True)
+@cache
+def votes_contract() -> pandera.DataFrameSchema:
+    """Contract of a survey's `votes` table: one row per galaxy.
 
-VOTES = pa.DataFrameSchema(
-    {
-        "galaxy_id": pa.Column(unique=True, nullable=False),
-        "dr7objid": pa.Column("Int64", nullable=True, required=False),
-        "specobjid": pa.Column("Int64", nullable=True, required=False),
-        "ra": pa.Column(float, pa.Check.in_range(0, 360), nullable=True, required=False),
-        "dec": pa.Column(float, pa.Check.in_range(-90, 90), nullable=True, required=False),
-        "redshift": pa.Column(float, nullable=True, required=False),
-        "total_votes": pa.Column(float, pa.Check.ge(0), nullable=True, required=False, coerce=True),
-        "f_features": pa.Column(float, **_FRACTION),
-        "f_not_edge_on": pa.Column(float, **_FRACTION),
-        "f_spiral": pa.Column(float, **_FRACTION),
-        "n_spiral": pa.Column(float, pa.Check.ge(0), nullable=True, required=False, coerce=True),
-        **{c: pa.Column(float, **_FRACTION) for c in RHO_COLUMNS},
-        **{c: pa.Column("boolean", nullable=True, required=False) for c in CLEAN_COLUMNS},
-        "image_path": pa.Column(nullable=False),
-    },
-    strict=False,
-)
-"""Contract of a survey's `votes` table: one row per galaxy.
+    Fractions lie in [0, 1] and are conditional on the question being asked; identifiers are
+    integers (``int64``/``Int64``) or strings, never floats, because a specobjid has 19 digits.
+    """
+    # Imported only where a table is checked: that takes as long as pandas.
+    import pandera.pandas as pandera
 
-Fractions lie in [0, 1] and are conditional on the question being asked; identifiers are integers
-(``int64``/``Int64``) or strings, never floats, because a specobjid has 19 digits.
-"""
+    column, known = pandera.Column, dict(nullable=True, required=False)
+    fraction = dict(checks=pandera.Check.in_range(0.0, 1.0), nullable=True, coerce=True)
+    count = dict(checks=pandera.Check.ge(0), nullable=True, required=False, coerce=True)
+    return pandera.DataFrameSchema(
+        {
+            "galaxy_id": column(unique=True, nullable=False),
+            "dr7objid": column("Int64", **known),
+            "specobjid": column("Int64", **known),
+            "ra": column(float, pandera.Check.in_range(0, 360), **known),
+            "dec": column(float, pandera.Check.in_range(-90, 90), **known),
+            "redshift": column(float, **known),
+            "total_votes": column(float, **count),
+            "f_features": column(float, **fraction),
+            "f_not_edge_on": column(float, **fraction),
+            "f_spiral": column(float, **fraction),
+            "n_spiral": column(float, **count),
+            **{name: column(float, **fraction) for name in RHO_COLUMNS},
+            **{name: column("boolean", **known) for name in CLEAN_COLUMNS},
+            "image_path": column(nullable=False),
+        },
+        strict=False,
+    )
 
 
 def validate_votes(votes: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -105,7 +116,7 @@ def validate_votes(votes: pd.DataFrame, source: str) -> pd.DataFrame:
     Parameters
     ----------
     votes : DataFrame
-        One row per galaxy in the canonical columns of `VOTES`.
+        One row per galaxy in the canonical columns of `votes_contract`.
     source : str
         File or survey that the table came from, for the message.
 
@@ -124,9 +135,11 @@ def validate_votes(votes: pd.DataFrame, source: str) -> pd.DataFrame:
             f"{source}: column galaxy_id holds floats, which cannot keep 18- and 19-digit "
             "identifiers apart. Read it as integers or strings."
         )
+    from pandera.errors import SchemaErrors
+
     try:
-        return VOTES.validate(votes, lazy=True)
-    except pa.errors.SchemaErrors as error:
+        return votes_contract().validate(votes, lazy=True)
+    except SchemaErrors as error:
         failures = error.failure_cases
         lines = []
         for (column, check), rows in failures.groupby(

@@ -170,7 +170,7 @@ def select(votes: pd.DataFrame, criteria: Criteria) -> tuple[pd.DataFrame, pd.Da
     Parameters
     ----------
     votes : DataFrame
-        One row per galaxy in the canonical columns of `lib.schema.VOTES`.
+        One row per galaxy in the canonical columns of `lib.schema.votes_contract`.
     criteria : Criteria
         From `make_criteria`.
 

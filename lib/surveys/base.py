@@ -20,8 +20,8 @@ class Survey:
     name : str
         Name that `lib.surveys.open_survey` knows it by.
     votes : DataFrame
-        One row per galaxy in the canonical columns of `lib.schema.VOTES`, sorted by `galaxy_id`;
-        `image_path` (str) is relative to `data_dir` and empty where no image is known,
+        One row per galaxy in the canonical columns of `lib.schema.votes_contract`, sorted by
+        `galaxy_id`; `image_path` (str) is relative to `data_dir` and empty where no image is known,
         `has_image` (bool) says whether that file is there.
     data_dir : Path
         Folder of the survey's files.

@@ -158,7 +158,7 @@ def read(data_dir: Path) -> Survey:
     Raises
     ------
     InputError
-        If a file or column is missing, or a table breaks the contract of `lib.schema.VOTES`.
+        If a file or column is missing, or a table breaks `lib.schema.votes_contract`.
     """
     return _read(Path(data_dir), "gz2", "zoo2MainSpecz")
 
@@ -179,7 +179,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns of `lib.schema.VOTES` but `image_path`, the counts `COUNT_COLUMNS`, and
+        Columns of `lib.schema.votes_contract` but `image_path`, the counts `COUNT_COLUMNS`, and
         `subsample` (GZ2's original, extra or stripe82) where the file has them; rows sorted by
         `galaxy_id` = `dr7objid`.
 
