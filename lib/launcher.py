@@ -43,7 +43,6 @@ LIBRARIES = (
     "pandas",
     "pyarrow.parquet",
     "pandera.pandas",
-    "yaml",
     "scipy.stats",
     "sklearn.metrics",
     "PIL.Image",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import jupytext
 import yaml
 
 from lib import sweeps
@@ -119,17 +120,20 @@ def default_parameters(step: str) -> dict[str, object]:
 @cache
 def _read_parameters(path: Path, changed: int) -> dict[str, object]:
     """The parameters of a notebook's source; read again when the file has changed."""
-    # Only the one cell is parsed: jupytext takes 0.1 s for a whole notebook, and each step of a
-    # chain reads the parameters of all.
+    # Only what may be that cell is parsed: jupytext takes 0.1 s for a whole notebook, and each step
+    # of a chain reads the parameters of all.
+    parts = re.split(r"^(?=# %%)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     cells = [
         cell
-        for cell in re.split(r"^(?=# %%)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        if re.match(r"# %% .*tags=.*[\"']parameters[\"']", cell)
+        for part in parts
+        if "parameters" in part.partition("\n")[0]
+        for cell in jupytext.reads(part, "py:percent").cells
+        if "parameters" in cell.metadata.get("tags", []) and cell.cell_type == "code"
     ]
     if len(cells) != 1:
         raise InputError(f"{path} has {len(cells)} cells tagged `parameters`, not one")
     defaults = {}
-    for statement in ast.parse(cells[0]).body:
+    for statement in ast.parse(cells[0].source).body:
         if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
             raise InputError(f"{path}: the parameters cell must hold only `name = literal` lines")
         defaults[statement.targets[0].id] = ast.literal_eval(statement.value)

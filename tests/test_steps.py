@@ -168,9 +168,11 @@ def test_unknown_profile_lists_the_known_ones(checkout):
 
 def test_parameters_cell_must_hold_literals_and_be_one(checkout):
     path = checkout / "notebooks" / "01_first.py"
-    path.write_text(path.read_text().replace('tags=["parameters"]', ""))
-    with pytest.raises(InputError, match="0 cells tagged"):
-        profiles.default_parameters("01_first")
+    whole = path.read_text()
+    for other in ("", '[markdown] tags=["parameters"]', 'tags=["parameters2"]'):
+        path.write_text(whole.replace('tags=["parameters"]', other))
+        with pytest.raises(InputError, match="0 cells tagged"):
+            profiles.default_parameters("01_first")
 
 
 @pytest.mark.chain
