@@ -17,8 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import cost  # noqa: E402
+import keras_predict  # noqa: E402
 
 from lib import images, launcher, models, paths, profiles, receipts, selection, training  # noqa: E402
 
@@ -107,34 +109,34 @@ def timer(times: dict, name: str):
     times[name] = time.perf_counter() - start
 
 
-def best_of(function: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
-    """Shortest time of a few calls after one that is not counted: wall and processor seconds.
+def spent(function: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a call.
 
     Where other programs keep the cores busy, the second says more than the first.
     """
+    wall, processor = time.perf_counter(), time.process_time()
     function()
-    walls, processors = [], []
-    for _ in range(repeats):
-        wall, processor = time.perf_counter(), time.process_time()
-        function()
-        walls.append(time.perf_counter() - wall)
-        processors.append(time.process_time() - processor)
-    return min(walls), min(processors)
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def best_of(function: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+    """Shortest time of a few calls after one that is not counted: wall and processor seconds."""
+    return best_of_each({"": lambda: spent(function)}, repeats)[""]
 
 
 def best_of_each(
-    functions: dict[str, Callable[[], object]], repeats: int = 2
+    measures: dict[str, Callable[[], tuple[float, float]]], repeats: int = 2
 ) -> dict[str, tuple[float, float]]:
-    """As `best_of`, of several functions by turns, so that other programs slow down all alike."""
-    best = {name: (np.inf, np.inf) for name in functions}
-    for function in functions.values():
-        function()
+    """Shortest of some times each, measured by turns, so that other programs slow down all alike.
+
+    The first of each, wall and processor seconds, is not counted.
+    """
+    best = {name: (np.inf, np.inf) for name in measures}
+    for measure in measures.values():
+        measure()
     for _ in range(repeats):
-        for name, function in functions.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            function()
-            spent = time.perf_counter() - wall, time.process_time() - processor
-            best[name] = tuple(map(min, best[name], spent))
+        for name, measure in measures.items():
+            best[name] = tuple(map(min, best[name], measure()))
     return best
 
 
@@ -386,7 +388,6 @@ def fine_tuning(size: Size, survey: Survey, folder: Path) -> list[dict]:
 def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
     """From JPEG to probabilities: Keras' predict against lib.predict, and the parts of both."""
     import exported
-    import keras
 
     from lib.predict import engine, package
     from lib.predict import survey as predicted
@@ -410,9 +411,6 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
     started: dict[str, float] = {}
     with timer(started, "start-up of lib.predict: open the network"):
         onnx = engine.OnnxEngine(made.folder / package.ONNX)
-    with timer(started, "start-up of Keras: open the network, first batch"):
-        model = keras.models.load_model(made.folder / package.KERAS, compile=False)
-        model.predict(np.zeros((64, *model.input.shape[1:]), np.float32), verbose=0)
     graph = engine.KerasEngine(made.folder / package.KERAS)
     few = files[: size.galaxies]
 
@@ -428,23 +426,27 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(onnx.run, batches))
 
-    keras_path, ours = "Keras predict, JPEG to probability", "lib.predict, JPEG to probability"
-    whole = best_of_each(
-        {
-            keras_path: lambda: model.predict(keras_input(files, settings), verbose=0),
-            ours: lambda: predicted._predict(listed, made, plan, None),
+    ours = "lib.predict, JPEG to probability"
+    with ExitStack() as stack:
+        rivals = {
+            f"Keras predict, {choice}": stack.enter_context(
+                keras_predict.Process(made.folder / package.KERAS, files, settings, onednn)
+            )
+            for choice, onednn in keras_predict.CHOICES.items()
         }
-    )
-    parts = best_of_each(
-        {
-            "decoding alone, one thread": decoded,
-            "Keras predict alone": lambda: model.predict(pixels, batch_size=64, verbose=0),
-            "tf.function alone": lambda: [graph.run(batch) for batch in wide],
-            "ONNX Runtime alone, a thread per core": threads,
-            "ONNX Runtime alone, one thread": lambda: [onnx.run(x) for x in batches],
-        }
-    )
-    reference = [seconds / len(files) for seconds in whole[keras_path]]
+        whole = best_of_each(
+            {name: rival.predict for name, rival in rivals.items()}
+            | {ours: partial(spent, lambda: predicted._predict(listed, made, plan, None))}
+        )
+    started |= {f"start-up of {name}": rival.start_up[0] for name, rival in rivals.items()}
+    parts = {
+        "decoding alone, one thread": decoded,
+        "tf.function alone": lambda: [graph.run(batch) for batch in wide],
+        "ONNX Runtime alone, a thread per core": threads,
+        "ONNX Runtime alone, one thread": lambda: [onnx.run(batch) for batch in batches],
+    }
+    alone = best_of_each({name: partial(spent, call) for name, call in parts.items()})
+    reference = [seconds / len(files) for seconds in next(iter(whole.values()))]
     rows = [
         {
             "what": name,
@@ -455,26 +457,10 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
             "images": n,
             "crop [px]": size.crop,
         }
-        for n, measured in ((len(files), whole), (len(few), parts))
+        for n, measured in ((len(files), whole), (len(few), alone))
         for name, (wall, processor) in measured.items()
     ]
     return rows + [{"what": name, "seconds": seconds} for name, seconds in started.items()]
-
-
-def keras_input(files: list[Path], settings: dict):
-    """Batches of 64 images as tf.data reads them: in parallel, and ahead of the network."""
-    import tensorflow as tf
-
-    crop, first = settings["crop"], (settings["size"] - settings["crop"]) // 2
-
-    def read(path):
-        image = tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
-        grey = tf.reduce_mean(tf.cast(image, tf.float32), axis=-1, keepdims=True)
-        grey = tf.image.crop_to_bounding_box(grey, first, first, crop, crop)
-        return grey * settings["input_scale"]
-
-    data = tf.data.Dataset.from_tensor_slices([str(file) for file in files])
-    return data.map(read, tf.data.AUTOTUNE).batch(64).prefetch(tf.data.AUTOTUNE)
 
 
 def memory(size: Size, survey: Survey, folder: Path) -> list[dict]:
