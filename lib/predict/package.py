@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ import numpy as np
 from lib import evaluation, receipts
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic
+from lib.predict import onnx_export
 from lib.predict.engine import Engine, OnnxEngine, averaged, open_engine
 from lib.schema import InputError
 
@@ -148,7 +148,7 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     (folder / CARD).unlink(missing_ok=True)
     with atomic(folder / KERAS) as temporary:
         shutil.copyfile(run_folder / KERAS, temporary)
-    _export_onnx(run_folder, folder / ONNX)
+    onnx_export.write(folder / KERAS, folder / ONNX)
 
     engine = OnnxEngine(folder / ONNX)
     scale = run.settings["input_scale"]
@@ -325,89 +325,6 @@ def _receipt(run_folder: Path) -> dict[str, object]:
     receipt = receipts.read(run_folder)
     names = ("step", "git", "library", "packages", "machine", "inputs")
     return {name: receipt[name] for name in names}
-
-
-def _export_onnx(run_folder: Path, path: Path) -> None:
-    """Write a trained network as ONNX, pixels -> features and probabilities."""
-    import keras
-
-    from lib import models
-
-    model = keras.models.load_model(run_folder / "model.keras", compile=False, safe_mode=True)
-    scale, replaced = _first_layers(model)
-    plain = keras.models.clone_model(
-        model, clone_function=lambda layer: replaced.get(layer.name) or _copy(layer)
-    )
-    for layer in plain.layers:
-        if layer.weights:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
-    if replaced:
-        stem = next(x for x in plain.layers if isinstance(x, keras.layers.Conv2D))
-        kernel, *bias = stem.get_weights()
-        stem.set_weights([kernel * scale[:, np.newaxis], *bias])
-    outputs = {"features": plain.get_layer(models.FEATURES).output, "probabilities": plain.output}
-    network = keras.Model(plain.input, outputs)
-    network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
-    with atomic(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras mending tf2onnx for NumPy 2
-        network.export(temporary, format="onnx", verbose=False)
-
-
-def _first_layers(model) -> tuple[np.ndarray, dict]:
-    """What takes the place of the layers that scale and shift pixels before the first convolution.
-
-    ONNX Runtime spends 6 to 14 ns a value on each of them where images have 1 or 3 channels, 8 % of
-    the time of a B0. The product of the scales can as well be part of the convolution's kernel, and
-    what is left to add, a constant as large as the image, is added in a tenth of the time.
-
-    Returns
-    -------
-    scale : ndarray, (1 or channels,)
-        Factor on the kernel.
-    replaced : dict of str to keras.Layer
-        By the name of the layer; empty where anything else precedes the convolution.
-    """
-    import keras
-
-    scale, shift, found = np.ones(1), np.zeros(1), []
-    for layer in model.layers[1:]:
-        if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
-            factor, offset = _scale_and_offset(layer)
-            scale, shift = scale * factor, shift * factor + offset
-            found.append(layer)
-        elif isinstance(layer, keras.layers.Conv2D):
-            break
-        elif not isinstance(layer, keras.layers.Concatenate | keras.layers.ZeroPadding2D):
-            return scale, {}
-    replaced = {x.name: keras.layers.Activation("linear", name=x.name) for x in found}
-    if found and shift.any():
-        last = found[-1]
-        constant = np.broadcast_to(shift / scale, last.output.shape[1:])
-        replaced[last.name] = keras.layers.Rescaling(1.0, constant.tolist(), name=last.name)
-    return scale, replaced
-
-
-def _scale_and_offset(layer) -> tuple[np.ndarray, np.ndarray]:
-    """A layer that scales pixels as factor and offset, float64, (1 or channels,)."""
-    import keras
-
-    if isinstance(layer, keras.layers.Rescaling):
-        return np.ravel(layer.scale).astype(float), np.ravel(layer.offset).astype(float)
-    mean, deviation = np.ravel(layer.mean), np.sqrt(np.ravel(layer.variance))
-    return 1 / deviation.astype(float), -mean / deviation.astype(float)
-
-
-def _copy(layer):
-    """Copy of a layer without its weights; Normalization as the Rescaling that it amounts to.
-
-    tf2onnx would make inputs of the constants that Normalization keeps.
-    """
-    import keras
-
-    if isinstance(layer, keras.layers.Normalization):
-        factor, offset = _scale_and_offset(layer)
-        return keras.layers.Rescaling(factor.tolist(), offset.tolist(), name=layer.name)
-    return type(layer).from_config(layer.get_config())
 
 
 def _features(engine: Engine, cache: ImageCache, galaxy_ids, scale: float) -> np.ndarray:
