@@ -131,7 +131,7 @@ def _with_wide_gates(network):
             if len(image) == len(gate) == 4 and gate == [*image[:2], 1, 1] != image:
                 wide = graph.value_info.add()
                 wide.CopyFrom(values[node.input[0]])
-                wide.name = f"{node.input[1]}_wide"
+                wide.name = f"{node.output[0]}_gate"  # one gate may be in several products
                 nodes.append(_repeated(graph, node.input[1], wide.name, image[2:]))
                 node.input[1] = wide.name
         nodes.append(node)
@@ -152,12 +152,11 @@ def _name_the_number_of_images(network) -> None:
         value.type.tensor_type.shape.dim[0].dim_param = "n"
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[0] in values and node.output[0] in values:
-            before, after = (_sizes(values[x])[1:] for x in (node.input[0], node.output[0]))
-            if all(isinstance(size, int) for size in before + after):
-                if np.prod(before) == np.prod(after):
-                    node.input[1] = _constant(
-                        graph, f"{node.output[0]}_shape", [0, *after], np.int64
-                    )
+            before, after = (_sizes(values[name]) for name in (node.input[0], node.output[0]))
+            known = before and all(isinstance(size, int) for size in before[1:] + after[1:])
+            if known and np.prod(before[1:]) == np.prod(after[1:]):
+                shape = f"{node.output[0]}_shape"
+                node.input[1] = _constant(graph, shape, [0, *after[1:]], np.int64)
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)

@@ -158,16 +158,16 @@ def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
     cache = images.open_cache(folder / "frozen", size.crop, "grey")
     network = networks(size)["B0"]
 
-    def epoch_seconds(views: int | None, epochs: int, turn: int) -> float:
+    def epoch(views: int | None, epochs: int) -> tuple[float, float]:
         protocol = training.Protocol(epochs=epochs, feature_views=views)
         features = folder / "features" if views else None
-        where, ends = folder / f"epochs_{views}_{turn}", []
+        where, ends = Path(tempfile.mkdtemp(dir=folder)), []
 
         def log(line: str) -> None:
-            ends.append(time.perf_counter())
+            ends.append((time.perf_counter(), time.process_time()))
 
         training.train(network, protocol, cache, part, where, features=features, log=log)
-        return float(np.median(np.diff(ends)))
+        return tuple(np.median(np.diff(ends, axis=0), axis=0))
 
     model, _ = models.build(network, 6, seed=1)
     backbone = forward_function(models.body_of(model))
@@ -178,12 +178,14 @@ def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
         for batch in images.batches(cache, rows, 64, scale=network.input_scale, maps=maps):
             backbone(batch)
 
-    # By turns, and the best of each, so that a slow minute of the machine is no part of a ratio.
-    turns = [
-        (epoch_seconds(None, 3, turn), epoch_seconds(1, 8, turn), best_of(forward, 1)[0])
-        for turn in range(3)
-    ]
-    published, head, once = (float(best) for best in np.min(turns, axis=0))
+    best = best_of_each(
+        {
+            "published": partial(epoch, None, 3),
+            "head": partial(epoch, 1, 8),
+            "backbone": partial(spent, forward),
+        }
+    )
+    published, head, once = (float(wall) for wall, _ in best.values())
     rate = len(rows) / once
     scale = GALAXIES / len(part)
     loop = SEEDS * EPOCHS * published * scale
