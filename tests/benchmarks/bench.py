@@ -182,7 +182,7 @@ def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
         {
             "published": partial(epoch, None, 3),
             "head": partial(epoch, 1, 8),
-            "backbone": partial(spent, forward),
+            "backbone": partial(best_of, forward, 1),  # warm again after a training
         }
     )
     published, head, once = (float(wall) for wall, _ in best.values())
