@@ -22,9 +22,8 @@
 #
 # **Inputs**
 # - `01_sample_selection`: the votes and the selected galaxies
-# - `03_train_b0`, `04_train_v2m` and any further training runs: predictions and settings
-# - `sweeps/09_model_comparison`: trainings with merged classes, with other seeds, and with folds of
-#   the sample
+# - `02_preprocessing`: the cache of their images
+# - `03_train_b0`, `04_train_v2m`: predictions and settings
 #
 # **Outputs**
 # - `comparison.csv`: every number of Table 3 beside ours
@@ -44,69 +43,178 @@
 # `lib.paper`.
 
 # %%
+import keras
 import pandas as pd
+import tensorflow as tf
 from IPython.display import Markdown, display
+from keras import layers
 
-from lib import evaluation, paper, paths, report, selection, sweeps
+from lib import evaluation, images, networks, paper, paths, report, selection, training
 from lib.figures import comparison as figures
 from lib.figures import style
-from lib.schema import MERGES, InputError
+from lib.schema import MERGES
 
 style.use()
 
 # %% [markdown]
 # ### 1.2 Define parameters
 #
-# Add folders to `runs` to compare more trained networks, for example with merged classes. Runs with
-# the same classes are tested against each other, galaxy by galaxy.
+# Change these to train with other merges, seeds and folds. On several GPUs, `part` divides the
+# trainings between runs of this notebook.
 
 # %% tags=["parameters"]
 # Folder of the run; a relative path starts at the project root.
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "09_model_comparison"
-# Folders of training runs to compare, below run_dir.
-runs = ["03_train_b0", "04_train_v2m"]
-# Folders of more runs below run_dir: class merges, seeds and folds; None takes all in
-# sweeps/09_model_comparison.
-sweep = None
-# Bins of confidence in the reliability diagram.
-bins = 10
-# Folds of the temperature scaling.
-folds = 5
-# Most galaxies of one class when first and random ones are compared; the paper has 300.
-max_per_class = 100
+# Class merges that B0 and V2M are trained with, beside none: 3+4, 4+5+.
+merges = ["3+4"]
+v2m_merges = []
+# Seeds that they are trained with, beside that of notebooks 03 and 04.
+seeds = [43]
+v2m_seeds = []
+# Folds of the sample, and those of them that are tested; folds and more are those of a repeat.
+folds = 3
+tested = [0, 1, 2]
+v2m_tested = [0, 1, 2]
+# Which part of the trainings this run does: k/n, or 1/1 for all.
+part = "1/1"
+# Go on when a class has no galaxy to train or validate on.
+allow_empty = False
 # Seed of the bootstrap, of the temperature's folds and of the random choice in the audit.
 seed = 42
 
 # %% [markdown]
-# ### 1.3 Check the parameters
+# ### 1.3 Open the data
 #
-# Stop here, before any work, if a value is not possible.
-
-# %%
-if not runs or len(set(runs)) < len(runs):
-    raise InputError(f"runs = {runs}: give at least one training folder, each once")
-if bins < 2 or folds < 2:
-    raise InputError(f"bins = {bins}, folds = {folds}: both must be 2 or more")
-
-# %% [markdown]
-# ### 1.4 Read the runs
-#
-# Read what each training run left behind. The files are checked: classes, probabilities and
-# galaxies have to fit together.
+# Take the votes and the sample, and what notebooks 03 and 04 have trained.
 
 # %%
 out = paths.output_folder(run_dir, output)
+runs = ["03_train_b0", "04_train_v2m"]
 trained = [evaluation.read_run(paths.step_folder(run_dir, name)) for name in runs]
-swept = [evaluation.read_run(folder) for folder in sweeps.folders(run_dir, output, sweep)]
-single = [run for run in swept if run.settings.get("fold") is None]
+base = {
+    role: training.settings_of(paths.step_folder(run_dir, step))
+    for role, step in (("B0", "03_train_b0"), ("V2M", "04_train_v2m"))
+}
+prepared = paths.step_folder(run_dir, "02_preprocessing")
 selected = paths.step_folder(run_dir, "01_sample_selection")
-sample = pd.read_parquet(selected / "sample.parquet")
 votes = pd.read_parquet(selected / "votes.parquet")
+sample = pd.read_parquet(selected / "sample.parquet")
+sample = sample[images.open_cache(prepared, base["B0"]["crop"], "grey").has(sample["galaxy_id"])]
+max_per_class = base["B0"]["max_per_class"]
+trainings = paths.resolve(run_dir) / "trainings"
+keras.utils.set_random_seed(base["B0"]["seed"])
+tf.config.experimental.enable_op_determinism()
 
 # %% [markdown]
-# ### 1.5 Name what is compared
+# ### 1.4 Open the features of B0
+#
+# Build the frozen backbone once, and compute its features of every galaxy and of its augmented copies;
+# they are kept on disk and shared by all trainings.
+
+# %%
+
+
+def features(crop):
+    """Features of the frozen backbone on images of one size, kept on disk."""
+    backbone, _ = networks.backbone(base["B0"]["backbone"], crop, "grey", base["B0"]["weights"])
+    pooled = layers.GlobalAveragePooling2D()(backbone.output)
+    encoder = keras.Model(backbone.input, pooled, name=base["B0"]["backbone"])
+    copies = images.Copies(images.open_cache(prepared, crop, "grey"), base["B0"]["seed"])
+    store = training.FeatureStore(encoder, copies, paths.resolve(run_dir) / "features")
+    store.prepare(sample["galaxy_id"], base["B0"]["copies"])
+    return store
+
+
+# %% [markdown]
+# ### 1.5 Define the head of B0
+#
+# As in notebook 03: two dense layers on the features of the frozen backbone.
+
+
+# %%
+def head(width, n_classes, seed):
+    """The head of B0, compiled, with the initial weights of a seed."""
+    keras.utils.set_random_seed(seed)
+    dense, classes = layers.Dense(1024, activation="relu"), layers.Dense(n_classes, "softmax")
+    model = keras.Sequential([keras.Input((width,)), dense, classes])
+    adam = keras.optimizers.Adam(base["B0"]["learning_rate"])
+    model.compile(adam, loss="categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+# %% [markdown]
+# ### 1.6 Define V2M
+#
+# As in notebook 04: all weights train, while BatchNorm statistics and stochastic depth stay as in
+# prediction.
+
+
+# %%
+def v2m(crop, n_classes, seed):
+    """V2M on images of one size, compiled, with the initial weights of a seed."""
+    keras.utils.set_random_seed(seed)
+    backbone, _ = networks.backbone(base["V2M"]["backbone"], crop, "rgb", base["V2M"]["weights"])
+    pooled = layers.GlobalAveragePooling2D(name="features")(backbone.output)
+    dense = layers.Dense(1024, activation="relu")(pooled)
+    probability = layers.Dense(n_classes, activation="softmax")(dense)
+    model = networks.InferenceMode(backbone.input, probability)
+    adam = keras.optimizers.Adam(base["V2M"]["learning_rate"])
+    model.compile(adam, loss="categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+# %% [markdown]
+# ### 1.7 Train with other merges, seeds and folds
+#
+# A fold is set aside before anything else, and looked at once; of the rest 7 of 8 are trained on,
+# since there the validation galaxies only choose the epoch. Trainings with other seeds have the split
+# of notebooks 03 and 04.
+
+
+# %%
+def train(role, seed=None, **parts):
+    """Train one network in one way, unless that is done, and return its run."""
+    settings = base[role] | parts | {"seed": base[role]["seed"] if seed is None else seed}
+    settings |= {"protocol": "sound" if "fold" in parts else "published"}
+    names = ("merge", "sampling", "max_per_class", "choose", "validation_fraction", "fold", "folds")
+    chosen = {name: settings[name] for name in names if name in settings}
+    split = {"seed": base[role]["seed"], "allow_empty": allow_empty}
+    assignment = selection.assign(sample, **chosen, **split)
+    classes = training.check_assignment(assignment)
+    settings |= {"classes": list(classes)}
+    if role == "B0":
+        model, inputs = head(store.width, len(classes), settings["seed"]), store.get
+    else:
+        copies = images.Copies(
+            images.open_cache(prepared, settings["crop"], "rgb"), settings["seed"]
+        )
+        model, inputs = v2m(settings["crop"], len(classes), settings["seed"]), copies.get
+    return training.train(model, inputs, assignment, trainings, settings)
+
+
+# %% [markdown]
+# Do those of this part; print how each has ended.
+
+# %% tags=["trainings"]
+store = features(base["B0"]["crop"])
+wanted = []
+ways = (("B0", merges, seeds, tested), ("V2M", v2m_merges, v2m_seeds, v2m_tested))
+for role, of_merges, of_seeds, of_folds in ways:
+    fold = {"validation_fraction": 0.125, "folds": folds}
+    wanted += [(role, {"merge": merge}) for merge in of_merges]
+    wanted += [(role, {"seed": number}) for number in of_seeds]
+    wanted += [(role, fold | {"fold": number}) for number in of_folds]
+swept = []
+for role, parts in training.part_of(wanted, part):
+    swept.append(train(role, **parts))
+    scores = evaluation.scores(swept[-1].confusion())
+    print(f"{role}, {parts}: macro-F1 {scores['macro_f1']:.3f}", flush=True)
+single = [run for run in swept if run.settings.get("fold") is None]
+
+# %% [markdown]
+# ### 1.8 Name what is compared
 #
 # List the runs. `protocol` says how to read every number below: under `published` the galaxies that
 # a score is reported on have also chosen the best epoch, as in the paper, so that the score is
@@ -142,7 +250,7 @@ style.show(
 # ### 2.2 Compare class configurations
 #
 # Gather each role's runs with all classes, with m = 3 and 4 merged and with m = 4 and 5+ merged, as
-# far as they were trained. Runs of the sweep that repeat a configuration with another seed are left
+# far as they were trained. Runs that repeat a configuration with another seed are left
 # to section 4.5.
 
 # %%
@@ -315,10 +423,10 @@ display(sound_differences.round(3))
 # class leaves fewer.
 
 # %%
-b0 = paper.deduce_table_3("B0 down-sampled").loc[0]
-v2m = paper.deduce_table_3("V2M down-sampled").loc[0]
-outcomes = evaluation.mcnemar_outcomes(b0["tp"].sum(), v2m["tp"].sum(), b0["support"].sum())
-by_class = evaluation.mcnemar_outcomes(b0["tp"], v2m["tp"], b0["support"])
+their_b0 = paper.deduce_table_3("B0 down-sampled").loc[0]
+their_v2m = paper.deduce_table_3("V2M down-sampled").loc[0]
+outcomes = evaluation.mcnemar_outcomes(their_b0["tp"].sum(), their_v2m["tp"].sum(), their_b0["support"].sum())
+by_class = evaluation.mcnemar_outcomes(their_b0["tp"], their_v2m["tp"], their_b0["support"])
 least, most = by_class["p_value"].min(), by_class["p_value"].max()
 
 # %% [markdown]
@@ -328,8 +436,8 @@ least, most = by_class["p_value"].min(), by_class["p_value"].max()
 style.show(
     figures.mcnemar_possible(outcomes, by_class["only_a"].min(), by_class["only_a"].max()),
     out / "mcnemar_published.png",
-    f"McNemar's exact test of the paper's B0 ({b0['tp'].sum()} of {b0['support'].sum()} right) "
-    f"against V2M ({v2m['tp'].sum()}), for every overlap that the published numbers allow: blue "
+    f"McNemar's exact test of the paper's B0 ({their_b0['tp'].sum()} of {their_b0['support'].sum()} right) "
+    f"against V2M ({their_v2m['tp'].sum()}), for every overlap that the published numbers allow: blue "
     f"dots agree with the counts class by class. Whatever the overlap, p is between {least:.3f} "
     f"and {most:.2f}; the line is at 0.05.",
 )
@@ -356,9 +464,7 @@ display(seeds.round(3))
 # and accuracy, Brier the squared distance to the label, NLL the log-loss; less is better.
 
 # %%
-calibrated = {
-    run.name: evaluation.calibrate(run, bins=bins, folds=folds, seed=seed) for run in trained
-}
+calibrated = {run.name: evaluation.calibrate(run, bins=10, folds=5, seed=seed) for run in trained}
 calibration = pd.concat({name: table for name, (table, _) in calibrated.items()}, names=["run"])
 display(calibration.round(3))
 
@@ -609,8 +715,8 @@ for _, test in both.iterrows():
         f"{test['p_holm']:.3g} after Holm)."
     )
 lines.append(
-    f"- The published networks differ by {v2m['tp'].sum() - b0['tp'].sum()} of "
-    f"{b0['support'].sum()} galaxies; whatever the overlap of their errors, p is at least "
+    f"- The published networks differ by {their_v2m['tp'].sum() - their_b0['tp'].sum()} of "
+    f"{their_b0['support'].sum()} galaxies; whatever the overlap of their errors, p is at least "
     f"{least:.3f}: the paper does not show that V2M is the better one."
 )
 for _, row in seeds[seeds["metric"] == "macro_f1"].iterrows() if len(seeds) else ():
