@@ -86,6 +86,8 @@ train_backbone = True
 batch_norm = "inference"
 # Class merge: none, 3+4 or 4+5+.
 merge = "none"
+# When: after split (as the authors: each class is split on its own) or before split.
+merge_order = "after split"
 # Classes to keep, by their (merged) names; an empty list keeps all.
 classes = []
 # down-sampled (at most max_per_class galaxies of each class) or all.
@@ -144,7 +146,7 @@ devices = "one"
 # %%
 selection.check_sampling(
     *(merge, sampling, max_per_class, choose, validation_fraction),
-    **{"classes": classes, "fold": fold, "folds": folds},
+    **{"merge_order": merge_order, "classes": classes, "fold": fold, "folds": folds},
 )
 if fold is not None and protocol != "sound":
     raise InputError(f"fold = {fold} goes with protocol = 'sound', not with {protocol!r}")
@@ -176,6 +178,7 @@ rules = training.Protocol(
     devices=devices,
 )
 network, rules = recipes.apply(recipe, network, rules)
+split_seed = seed if split_seed is None else split_seed
 out = paths.output_folder(run_dir, output)
 
 # %% [markdown]
@@ -209,14 +212,15 @@ sample = sample[cache.has(sample["galaxy_id"])]
 # %% [markdown]
 # ### 2.2 Choose training and validation galaxies
 #
-# Merge classes where asked to, take at most the chosen number of each, and split each class into
-# training and validation; a fold to test on is set aside before anything else. The galaxies left
-# over (rest) are predicted too.
+# Take at most the chosen number of each class, split each into training and validation, and merge
+# classes where asked to (or merge first, see `merge_order`); a fold to test on is set aside before
+# anything else. The galaxies left over (rest) are predicted too.
 
 # %%
 assignment = selection.assign(
     sample,
     merge=merge,
+    merge_order=merge_order,
     classes=classes,
     sampling=sampling,
     max_per_class=max_per_class,
@@ -224,11 +228,11 @@ assignment = selection.assign(
     validation_fraction=validation_fraction,
     fold=fold,
     folds=folds,
-    seed=seed if split_seed is None else split_seed,
+    seed=split_seed,
     allow_empty=allow_empty,
 )
 if protocol == "sound" and fold is None:
-    assignment = evaluation.sound_split(assignment, seed=seed if split_seed is None else split_seed)
+    assignment = evaluation.sound_split(assignment, seed=split_seed)
 display(pd.crosstab(assignment["label"], assignment["split"]))
 
 # %% [markdown]
@@ -251,8 +255,9 @@ run = training.train(
     features=paths.resolve(run_dir) / "features" if rules.feature_views else None,
     notes={
         **{"recipe": recipe},
-        **{"merge": merge, "sampling": sampling, "choose": choose, "max_per_class": max_per_class},
-        **{"validation_fraction": validation_fraction, "fold": fold, "folds": folds},
+        **{"merge": merge, "merge_order": merge_order, "sampling": sampling, "choose": choose},
+        **{"max_per_class": max_per_class, "validation_fraction": validation_fraction},
+        **{"fold": fold, "folds": folds, "split_seed": split_seed},
     },
 )
 
