@@ -350,17 +350,17 @@ def quality(table: pd.DataFrame, fractions: np.ndarray, classes: tuple[str, ...]
     -------
     dict of str to float
         `rmse` of the expected fractions (the measure of the Galaxy Challenge), `cross_entropy`
-        against them in nats, `ece` of the calibrated probability of the label, and `coverage` and
-        `set_size` of the sets.
+        against them in nats, `ece` of the calibrated probability of the class predicted, and
+        `coverage` and `set_size` of the sets.
     """
     truth = fractions[table["galaxy"]]
     p = table[probability_columns(classes)].to_numpy()
     q = table[_calibrated_columns(classes)].to_numpy()
-    index = evaluation.class_index(table["label"], classes)
+    index, predicted = _indices(table, classes)
     return {
         "rmse": float(np.sqrt(((p - truth) ** 2).mean())),
         "cross_entropy": float(-(truth * np.log(np.maximum(p, 1e-12))).sum(axis=1).mean()),
-        "ece": evaluation.calibration(q, index)["ece"],
+        "ece": evaluation.calibration(q, index, predicted=predicted)["ece"],
         "coverage": float(table["in_set"].mean()),
         "set_size": float(table["set_size"].mean()),
     }
@@ -490,12 +490,20 @@ def _curve_of_networks(data: Data, armnets: Iterable, repeats: int) -> pd.DataFr
 
 def reliability(table: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     """Tables of `lib.evaluation.reliability` before and after temperature scaling."""
-    index = evaluation.class_index(table["label"], classes)
+    index, predicted = _indices(table, classes)
     kinds = {
         "expected votes": probability_columns(classes),
         "scaled to the label": _calibrated_columns(classes),
     }
-    return {k: evaluation.reliability(table[c].to_numpy(), index) for k, c in kinds.items()}
+    return {
+        kind: evaluation.reliability(table[columns].to_numpy(), index, predicted=predicted)
+        for kind, columns in kinds.items()
+    }
+
+
+def _indices(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers of labels and of predictions."""
+    return tuple(evaluation.class_index(table[c], classes) for c in ("label", "predicted"))
 
 
 def mistakes(table: pd.DataFrame, data: Data, *, kinds: int = 5, each: int = 6) -> dict:
@@ -506,11 +514,9 @@ def mistakes(table: pd.DataFrame, data: Data, *, kinds: int = 5, each: int = 6) 
     dict of str to (ndarray of uint8, DataFrame)
         Kind, e.g. ``2 taken for ?`` -> cut-outs, and `label`, `predicted`, `voted`, `expected`.
     """
-    p = table[probability_columns(data.classes)].to_numpy()
-    found = evaluation.class_index(table["predicted"], data.classes)
-    true = evaluation.class_index(table["label"], data.classes)
-    rows = np.arange(len(table))
-    shown = pd.DataFrame({"galaxy": table["galaxy"].to_numpy(), "sure": p[rows, found]})
+    true, found = _indices(table, data.classes)
+    sure = evaluation.predicted_probability(table)
+    shown = pd.DataFrame({"galaxy": table["galaxy"].to_numpy(), "sure": sure})
     shown["label"], shown["predicted"] = table["label"].to_numpy(), table["predicted"].to_numpy()
     votes_for = data.fractions[shown["galaxy"], true]
     shown["voted"] = [f"{c}: {v:.0%}" for c, v in zip(shown["label"], votes_for)]

@@ -39,12 +39,6 @@ ORDERS = ("every galaxy once", "balanced sampling")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 """What a training may compute in, as Keras names it."""
 
-OUTCOMES = (
-    *("best_epoch", "epochs_run", "parameters", "decision"),
-    *("weights_sha256", "start_sha256", "assignment_sha256", "initial_weights", "images"),
-)
-"""What a run's settings say beside how it was trained."""
-
 _DRAW = 2  # a stream of random numbers below one seed, beside those of `lib.images`
 
 
@@ -678,7 +672,7 @@ def train(
 def settings_of(folder: str | Path) -> dict:
     """How a run was trained, without what came out and on which galaxies: to train it otherwise."""
     settings = evaluation.read_run(folder).settings
-    return {name: value for name, value in settings.items() if name not in OUTCOMES}
+    return {name: value for name, value in settings.items() if name not in evaluation.OUTCOMES}
 
 
 def part_of(items: Iterable, part: str) -> list:

@@ -141,6 +141,7 @@ sample = sample[cache.has(sample["galaxy_id"])]
 # %%
 chosen = {
     "merge": merge,
+    "merge_order": "after split",
     "sampling": "down-sampled" if max_per_class else "all",
     "max_per_class": max_per_class or len(sample),
     "choose": "first",

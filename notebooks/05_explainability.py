@@ -225,7 +225,8 @@ style.show(
 # %% [markdown]
 # ## 3 Galaxies that the models are surest about (Fig. 9)
 #
-# Choose, per class, the correctly classified galaxies with the highest probability.
+# Choose, per class, the correctly classified galaxies with the highest probability of the class
+# predicted.
 
 # %%
 fig09 = {
@@ -295,7 +296,6 @@ for name, s in subjects.items():
 for name, s in subjects.items():
     wanted = galaxy_ids or fig09["B0"].query("reason == '' and rank == 0")["galaxy_id"].tolist()
     asked = gallery.by_id(s.run.predictions, wanted)
-    asked["probability"] = asked.filter(regex="^p_").max(axis=1)
     made = {method: s.maps(method, asked) for method in maps.METHODS}
     style.show(
         figures.methods_row(asked, s.cutouts(asked["galaxy_id"]), made, colours),

@@ -178,7 +178,7 @@ def train(role, seed=None, **parts):
     """Train one network in one way, unless that is done, and return its run."""
     settings = base[role] | parts | {"seed": base[role]["seed"] if seed is None else seed}
     settings |= {"protocol": "sound" if "fold" in parts else "published"}
-    names = ("merge", "sampling", "max_per_class", "choose", "validation_fraction", "fold", "folds")
+    names = ("merge", "merge_order", "sampling", "max_per_class", "choose", "validation_fraction", "fold", "folds")
     chosen = {name: settings[name] for name in names if name in settings}
     split = {"seed": base[role]["seed"], "allow_empty": allow_empty}
     assignment = selection.assign(sample, **chosen, **split)

@@ -299,6 +299,18 @@ def test_top_scoring_keeps_ids_and_explains_empty_cells():
         gallery.top_scoring(predictions(), ("1", "2"), correct=True, split="test")
 
 
+def test_the_surest_galaxies_are_those_of_the_class_predicted():
+    """A decision with offsets may name the class that is not the most probable one."""
+    shown = predictions().assign(predicted="2")
+    right = gallery.top_scoring(shown, ("1", "2"), correct=True, count=1)
+    wrong = gallery.top_scoring(shown, ("1", "2"), correct=False, count=1)
+    assert right["probability"].dropna().tolist() == [0.2]
+    assert wrong["probability"].dropna().tolist() == [0.7]
+    assert wrong["galaxy_id"].dropna().tolist() == [587722981742084146]
+    asked = gallery.by_id(shown, [587722981742084145, 587722981742084148])
+    assert asked["probability"].tolist() == [0.1, 0.8]
+
+
 def test_her_galaxy_is_found_by_id_or_named_as_missing():
     found = gallery.by_id(predictions(), [587722981742084147, 587722981742084144])
     assert found["label"].tolist() == ["2", "1"]

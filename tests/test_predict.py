@@ -251,6 +251,10 @@ def test_a_recipe_decides_in_the_catalogue_as_in_the_training(model):
     recipe = replace(model, card={**model.card, "decision": offsets})
     table = catalogue.table(listed, ["", ""], distance, p, recipe, 1)
     assert table["predicted"].to_pylist() == ["2", "2"]
+    described = {c.name: c.description for c in catalogue.columns(recipe.card, "int")}
+    assert "less the offset of its class" in described["predicted"]
+    described = {c.name: c.description for c in catalogue.columns(model.card, "int")}
+    assert described["predicted"] == "arm class with the highest probability"
     assert "less the offset of its class" in package.describe(recipe.card)
     assert "largest probability is predicted" in package.describe(model.card)
 

@@ -41,8 +41,15 @@ class Column:
     description: str
 
 
-def columns(classes: Sequence[str], id_kind: str) -> tuple[Column, ...]:
-    """Columns of the catalogue of a network with some classes, in order."""
+def columns(card: dict, id_kind: str) -> tuple[Column, ...]:
+    """Columns of the catalogue of a network with some model card, in order."""
+    classes = card["classes"]
+    decided = "arm class with the highest probability"
+    if card.get("decision"):
+        decided = (
+            "arm class with the largest log of its probability, before calibration, less the "
+            "offset of its class, so that rare ones are found; need not be the most probable"
+        )
     probabilities = (
         Column(name, "float", None, f"calibrated probability of arm class {arm_class}")
         for name, arm_class in zip(probability_columns(tuple(classes)), classes)
@@ -51,7 +58,7 @@ def columns(classes: Sequence[str], id_kind: str) -> tuple[Column, ...]:
         Column(ID, id_kind, None, "identifier from the list, or the name of the file"),
         Column(PATH, "str", None, "file of the cut-out as the list has it"),
         *probabilities,
-        Column("predicted", "str", None, "arm class with the highest probability"),
+        Column("predicted", "str", None, decided),
         Column("entropy", "float", "bit", "Shannon entropy of the probabilities"),
         Column(
             "arms_expected",
@@ -155,7 +162,7 @@ def table(
     rows["out_of_distribution"] = rows["training_distance"] > limit
     rows["reason"] = list(reasons)
     id_kind = "int" if listed[ID].dtype.kind == "i" else "str"
-    schema = arrow_schema(columns(classes, id_kind))
+    schema = arrow_schema(columns(package.card, id_kind))
     return pa.table({name: rows[name] for name in schema.names}, schema=schema)
 
 
@@ -201,7 +208,7 @@ def write(
     folder = Path(folder)
     first = next(shards())
     id_kind = "int" if pa.types.is_integer(first.schema.field(ID).type) else "str"
-    described = columns(package.classes, id_kind)
+    described = columns(package.card, id_kind)
     notes = facts(package, plan)
     widths = _widths(shards(), described)
     with atomic(folder / NAMES[0]) as temporary:
