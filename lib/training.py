@@ -46,7 +46,8 @@ class Batches(keras.utils.PyDataset):
     """Batches of inputs for ``fit`` and ``predict``.
 
     With a seed they are training batches: drawn in another order in each epoch, each galaxy as an
-    augmented copy. Without, they are the galaxies as they are, in their order.
+    augmented copy. Without, they are the galaxies as they are, in their order. Keras must not
+    shuffle the batches: ``fit(shuffle=False)``.
 
     Parameters
     ----------
@@ -388,7 +389,8 @@ class Resume(keras.callbacks.Callback):
 class EpochProbabilities(keras.callbacks.Callback):
     """Keeps the probabilities of the validation galaxies after every epoch.
 
-    They show how much the choice of the epoch flatters a score (notebook 09).
+    They show how much the choice of the epoch flatters a score (notebook 09). Stands before
+    `Resume` in ``fit``, which takes up no epoch that is not here.
 
     Parameters
     ----------
@@ -652,12 +654,13 @@ def train(
         "val_accuracy", patience=PATIENCE, restore_best_weights=True
     )
     resume = Resume(folder, settings, stopping=stopping, data=data)
-    callbacks = [stopping, resume, EpochProbabilities(folder, judged)]
+    callbacks = [stopping, EpochProbabilities(folder, judged), resume]
     model.fit(
         data,
         validation_data=judged,
         epochs=settings["epochs"],
         callbacks=callbacks,
+        shuffle=False,
         verbose=0,
         **fit,
     )

@@ -250,7 +250,8 @@ head.fit(
     data,
     validation_data=judged_by,
     epochs=epochs,
-    callbacks=[stopping, resume, kept],
+    callbacks=[stopping, kept, resume],
+    shuffle=False,  # the batches have an order of their own
     verbose=2,
 )
 

@@ -272,7 +272,8 @@ model.fit(
     data,
     validation_data=judged_by,
     epochs=epochs,
-    callbacks=[stopping, resume, kept],
+    callbacks=[stopping, kept, resume],
+    shuffle=False,  # the batches have an order of their own
     verbose=2,
 )
 
