@@ -89,15 +89,23 @@ balanced = {
 }
 if missing := {role for role, _ in balanced} - {r for r, way in balanced if way == "down-sampled"}:
     raise InputError(f"no runs with folds and down-sampled data for {missing}: others need them")
-groups = evaluation.fold_groups(runs)
-named = [(group[0].settings["role"], evaluation.option(group[0])) for group in groups]
-if len(set(named)) < len(named):
-    raise InputError(
-        f"{evaluation.group_names(groups)}: a role and way were trained twice, with other settings: "
-        "name one of these trainings in `sweep`"
-    )
 as_published = [evaluation.read_run(paths.step_folder(run_dir, name)) for name in published]
 as_published += [run for run in runs if run.protocol == "published"]
+groups = evaluation.fold_groups(runs)
+
+# %% [markdown]
+# Refuse two trainings of the same way that differ in other settings: they cannot stand for it both.
+
+# %%
+ways = pd.DataFrame(
+    [
+        (run.settings["role"], evaluation.option(run), run.protocol)
+        for run in [*(group[0] for group in groups), *as_published]
+    ]
+)
+if ways.duplicated().any():
+    doubled = " ".join(ways[ways.duplicated()].iloc[0])
+    raise InputError(f"{doubled}: trained twice, with other settings; name one in `sweep`")
 
 # %% [markdown]
 # ### 1.4 List what is compared

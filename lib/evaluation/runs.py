@@ -226,13 +226,15 @@ DIVISION = ("protocol", "training.name", "fold", "folds", "validation_fraction",
 def conditions(run: Run) -> dict[str, object]:
     """Settings of a run without `OUTCOMES`, nested ones by names with dots.
 
-    A `view_seed` of None is the seed that it stands for.
+    What is the same training is written alike: a `view_seed` of None is the seed, and as many
+    `feature_views` as epochs are None, for no view comes twice (see `lib.training.Protocol`).
     """
-    settings = dict(run.settings)
-    training = settings.get("training", {})
-    if training.get("view_seed") is None and "seed" in training:
-        settings["training"] = {**training, "view_seed": training["seed"]}
-    flat = _flat(settings)
+    flat = _flat(run.settings)
+    views, epochs = flat.get("training.feature_views"), flat.get("training.epochs")
+    if flat.get("training.view_seed") is None and "training.seed" in flat:
+        flat["training.view_seed"] = flat["training.seed"]
+    if views and epochs and views >= epochs and balance(run) != "balanced sampling":
+        flat["training.feature_views"] = None
     return {
         name: value
         for name, value in flat.items()
