@@ -926,6 +926,10 @@ def test_groups_that_would_be_called_alike_are_told_apart():
     ]
     assert ev.group_names(groups) == expected
     assert [run.name for run in ev.pool_groups(groups)] == expected
+    other = fold_runs(label, [label], backbone="ArmNet", recipe="votes", dense_units=128)
+    groups = ev.fold_groups([*fold_runs(label, [label], recipe="published"), *other])
+    expected = ["B0, 3 folds (recipe = published)", "B0, 3 folds (recipe = votes)"]
+    assert ev.group_names(groups) == expected  # one setting is enough
     shifted = [ev.Run(r.name, r.settings, wide[0].predictions, r.history, None) for r in wide]
     with pytest.raises(InputError, match="is tested by two folds"):
         ev.pool(shifted)

@@ -103,7 +103,8 @@ def size_spread(runs: list[Run]) -> pd.DataFrame:
     for role in {run.settings["role"] for run in runs}:
         own = [run for run in runs if run.settings["role"] == role]
         # Where there are several caches of the same images, each crop takes the smallest.
-        more = differing(own).keys() - {*SEEDS, "crop", "image_cache_sha256"}
+        names = {name.split(".card.")[0] for name in differing(own)}
+        more = names - {*SEEDS, "crop", "image_cache_sha256"}
         if more:
             raise InputError(
                 f"runs of {role} differ in {', '.join(sorted(more))} beside crop and seeds, and so "
