@@ -13,23 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lib import classical, evaluation, images, models, paths, selection, training
+from lib.controls import classifier
 from lib.images import ImageCache, network_input
 from lib.models import Network
 from lib.training import Protocol
-
-COMPONENTS = 128
-"""Principal components kept: more than a thousand features of as many galaxies would be fitted."""
-
-REGULARISATIONS = (3e-4, 3e-3, 3e-2)
-"""Inverse strengths of the penalty to choose from."""
 
 ORIENTATIONS = 8
 """Quarter turns and mirror images, which change a galaxy's image but not its arms."""
@@ -86,17 +76,8 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
     label = np.asarray(label)
 
     def judge(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
-        model = GridSearchCV(
-            make_pipeline(
-                StandardScaler(),
-                PCA(min(COMPONENTS, values.shape[1], len(train) // 2), random_state=seed),
-                LogisticRegression(class_weight="balanced", max_iter=2000),
-            ),
-            {"logisticregression__C": REGULARISATIONS},
-            scoring="f1_macro",
-            cv=StratifiedKFold(3, shuffle=True, random_state=seed),
-        )
-        predicted = model.fit(values[train], label[train]).predict(values[test])
+        model = classifier(values[train], seed).fit(values[train], label[train])
+        predicted = model.predict(values[test])
         return {"label": label[test], "predicted": predicted}
 
     return by_fold(judge, evaluation.repeated_folds(label, folds, repeats, seed), folds)

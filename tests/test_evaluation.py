@@ -852,16 +852,19 @@ def leaves(settings, prefix=""):
         if isinstance(value, dict) and prefix + name != "parameters":
             yield from leaves(value, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, value
 
 
-@pytest.mark.parametrize("name", sorted({*leaves(full_settings())} - {*OUTCOMES, "fold"}))
-def test_no_two_trainings_that_differ_in_one_setting_are_averaged(name):
+@pytest.mark.parametrize(
+    ("name", "value"), [row for row in leaves(full_settings()) if row[0] not in {*OUTCOMES, "fold"}]
+)
+def test_no_two_trainings_that_differ_in_one_setting_are_averaged(name, value):
     """Each setting in turn: none may be forgotten; a new one is in the key by itself."""
-    groups = ev.fold_groups([trained(), trained("other", **{name: "another", "fold": 1})])
+    value = value + 1 if type(value) in (int, float) else "another"
+    groups = ev.fold_groups([trained(), trained("other", **{name: value, "fold": 1})])
     assert [len(group) for group in groups] == [1, 1]
     follows = {"training.view_seed"} if name == "training.seed" else set()
-    assert ev.differing([trained(), trained(**{name: "another"})]).keys() == {name} | follows
+    assert ev.differing([trained(), trained(**{name: value})]).keys() == {name} | follows
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
@@ -873,6 +876,17 @@ def test_what_came_of_a_training_does_not_tell_trainings_apart(name):
 def test_a_parameter_that_is_yet_to_come_tells_trainings_apart():
     groups = ev.fold_groups([trained(), trained("b", **{"training.warm_up": 5, "fold": 1})])
     assert [len(group) for group in groups] == [1, 1]
+
+
+def test_the_same_training_is_known_in_other_words():
+    plain = trained(**{"training.feature_views": None})
+    cached = trained(**{"training.feature_views": 50, "training.view_seed": 42})
+    assert not ev.differing([plain, cached])
+    fewer = trained(**{"training.feature_views": 49})
+    assert list(ev.differing([plain, fewer])) == ["training.feature_views"]
+    drawn = {"training.balance": "balanced sampling"}  # where galaxies come again in an epoch
+    runs = [trained(**drawn, **{"training.feature_views": n}) for n in (None, 50)]
+    assert list(ev.differing(runs)) == ["training.feature_views"]
 
 
 def test_seeds_are_averaged_and_nothing_else():
@@ -912,6 +926,10 @@ def test_groups_that_would_be_called_alike_are_told_apart():
     ]
     assert ev.group_names(groups) == expected
     assert [run.name for run in ev.pool_groups(groups)] == expected
+    other = fold_runs(label, [label], backbone="ArmNet", recipe="votes", dense_units=128)
+    groups = ev.fold_groups([*fold_runs(label, [label], recipe="published"), *other])
+    expected = ["B0, 3 folds (recipe = published)", "B0, 3 folds (recipe = votes)"]
+    assert ev.group_names(groups) == expected  # one setting is enough
     shifted = [ev.Run(r.name, r.settings, wide[0].predictions, r.history, None) for r in wide]
     with pytest.raises(InputError, match="is tested by two folds"):
         ev.pool(shifted)

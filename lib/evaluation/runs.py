@@ -251,14 +251,24 @@ def folds_name(runs: Sequence[Run]) -> str:
 
 
 def group_names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Names of groups of `fold_groups`: role and folds, and what sets apart those called alike."""
+    """Names of groups of `fold_groups`: role and folds, and what sets apart those called alike.
+
+    That is one setting where one is enough, `recipe` before others; else all that differ.
+    """
     names = [f"{group[0].settings['role']}, {folds_name(group)}" for group in groups]
-    told = []
-    for number, name in enumerate(names):
+    told = names.copy()
+    for name in {name for name in names if names.count(name) > 1}:
         alike = [k for k, other in enumerate(names) if other == name]
         differences = differing([groups[k][0] for k in alike])
-        own = [f"{n} = {v[alike.index(number)]}" for n, v in differences.items() if n != "fold"]
-        told.append(f"{name} ({', '.join(own)})" if own else name)
+        differences.pop("fold", None)
+        first = [n for n in ("recipe", "backbone", "weights") if n in differences]
+        for setting in [*first, *differences]:
+            if len({json.dumps(value) for value in differences[setting]}) == len(alike):
+                differences = {setting: differences[setting]}
+                break
+        for place, k in enumerate(alike):
+            own = ", ".join(f"{n} = {values[place]}" for n, values in differences.items())
+            told[k] = f"{name} ({own})"
     return told
 
 
