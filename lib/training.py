@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from lib import evaluation, models
 from lib import votes as votes_head
+from lib.code import closure_hash
 from lib.images import Augmentation, ImageCache, batches, epoch_order, random_transforms
 from lib.models import Network
 from lib.paths import CHECKPOINT, atomic
@@ -463,7 +464,7 @@ def train(
         "train" are trained on, "validation" picks the epoch, and all are predicted.
     folder : path
         The state of the run is kept in its folder ``checkpoint`` after every epoch. If it holds the
-        state of a run with the same settings, that run is taken up.
+        state of a run with the same settings and code (`lib.code`), that run is taken up.
     votes : DataFrame, optional
         `galaxy_id` and `RHO_COLUMNS` of every galaxy, for a protocol whose head is "votes".
     features : path, optional
@@ -538,6 +539,7 @@ def train(
             "images": cache.sha256,
             "augmentation": asdict(protocol.augmentation),
             "view_seed": protocol.seed if protocol.view_seed is None else protocol.view_seed,
+            "code": closure_hash(__file__),
         }
         store = FeatureStore(features, models.body_of(model), identity, stream)
         store.get(rows, None)  # all in one go: parts of them would fill more batches
@@ -637,7 +639,7 @@ class _Checkpoint:
 
     def __init__(self, folder: Path, settings: dict):
         self.state, self.best = folder / "state.npz", folder / "best.npz"
-        self.fingerprint = _hash(settings)
+        self.fingerprint = _hash({**settings, "code": closure_hash(__file__)})
 
     def save(self, state: _State, variables: list, model: keras.Model) -> None:
         if state.best_epoch == len(state.history) - 1:

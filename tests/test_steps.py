@@ -59,6 +59,12 @@ if trouble == "kill" and not (out / "killed.csv").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if trouble == "sleep":
     time.sleep(60)
+if trouble == "thread":
+    import threading
+    threading.Thread(target=time.sleep, args=(600,)).start()
+if trouble == "exit":
+    import atexit
+    atexit.register(time.sleep, 600)
 """
 
 
@@ -196,6 +202,23 @@ def test_a_step_leaves_results_receipt_and_notebook(checkout, capsys):
         "01_first/table.csv has changed",
         "01_first/new.txt was added",
     ]
+
+
+@pytest.mark.chain
+def test_a_receipt_has_the_memory_of_its_own_kernel(checkout):
+    """Not that of the process which started it, which its children inherit."""
+    program = "large = b'1' * 10**9; del large; from lib import steps; steps.run('01_first', {})"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    receipt = receipts.read(checkout / "runs" / "mock" / "01_first")
+    assert 50 < receipt["peak_memory_mb"] < 700
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("trouble", ["thread", "exit"])
+def test_a_kernel_that_does_not_end_by_itself_is_ended(checkout, trouble):
+    start = time.time()
+    folder = steps.run("01_first", {"trouble": trouble})
+    assert receipts.verify(folder) == [] and time.time() - start < 100
 
 
 @pytest.mark.chain

@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from lib import evaluation, images, models, training
+from lib.code import closure
 from lib.models import Network
 from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError
 from lib.training import Protocol
@@ -549,6 +550,20 @@ def test_a_run_with_other_settings_starts_anew(survey, tmp_path, change):
     lines = []
     run(survey, tmp_path, log=lines.append, **change)
     assert lines[0].startswith("epoch 1/")
+
+
+def test_a_run_of_other_code_starts_anew_and_takes_no_features_of_it(survey, tmp_path, monkeypatch):
+    net, views = network(**FROZEN), {"feature_views": 1}
+    with pytest.raises(StopHereError):
+        run(survey, tmp_path, net, stop_after(1), **views)
+    before = set((tmp_path / "features").glob("*.npz"))
+    decides = {f"lib/{name}.py" for name in ("training", "models", "images", "votes", "polar")}
+    assert decides <= closure(training.__file__).keys()
+    monkeypatch.setattr(training, "closure_hash", lambda file: "mended")
+    lines = []
+    run(survey, tmp_path, net, lines.append, **views)
+    assert lines[0].startswith("epoch 1/")
+    assert len(set((tmp_path / "features").glob("*.npz")) - before) == len(before) == 2
 
 
 def test_as_many_views_as_epochs_are_the_published_training(survey, tmp_path):
