@@ -467,7 +467,6 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         print(f"skipping {step}: {reason}", flush=True)
     gpus = len(visible_gpus())
     config = [f"profile={profile.name}", f"gpus={gpus}"]
-    config += [f"data={arguments.data}"] if arguments.data else []
     command = [sys.executable, "-m", "snakemake"]
     if arguments.until:
         profile.check_step(arguments.until)
@@ -485,6 +484,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         before = _receipt_times(profile)
         with launcher(run_dir) if copies else nullcontext({}) as variables:
             environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1", **variables}
+            environment[profiles.DATA] = arguments.data or ""
             with subprocess.Popen(
                 command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
             ) as snakemake:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import psutil
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, chain
 
 from lib import profiles, receipts, steps, sweeps
 from lib.schema import InputError
@@ -326,6 +327,56 @@ def test_the_survey_folder_is_checked_before_the_chain_starts(capsys):
     assert steps.main(["chain", "--profile", "challenge", "--data", "no/such/folder"]) == 1
     message = capsys.readouterr().err
     assert "no/such/folder" in message and "DATA=" in message
+
+
+AWKWARD = """it's {a} "b" $(touch x) #c"""
+
+
+@pytest.mark.chain
+def test_a_folder_of_data_may_have_any_name(checkout):
+    source = checkout / "notebooks" / "01_first.py"
+    step = "01_sample_selection"
+    text = source.read_text().replace("01_first", step)
+    text = text.replace("# how many rows", 'data_dir = ""\n# how many rows')
+    source.with_name(f"{step}.py").write_text(text)
+    write_profile(checkout, "mock", {"steps": [step]})
+    shutil.copy(ROOT / "Snakefile", checkout)
+    data = checkout / AWKWARD
+    data.mkdir()
+    (data / "table.csv").write_text("a")
+    done = chain(checkout, "mock", "--data", str(data))
+    assert done.returncode == 0, done.stdout + done.stderr
+    receipt = receipts.read(checkout / "runs" / "mock" / step)
+    assert receipt["parameters"]["data_dir"] == str(data)
+    assert receipt["inputs"]["table.csv"] == receipts.sha256(data / "table.csv")
+    assert not list(checkout.rglob("x"))
+
+
+def test_make_hands_paths_over_as_they_are(tmp_path):
+    echo = tmp_path / "python"
+    echo.write_text("#!/bin/sh\nfor word; do printf '%s\\n' \"$word\"; done\n")
+    echo.chmod(0o755)
+    make = ["make", "--silent", "--old-file=.venv/.ready", f"BIN={tmp_path}"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+
+    def words(*arguments, **variables):
+        return subprocess.run(
+            [*make, *arguments],
+            cwd=ROOT,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+
+    for target in ("run", "data"):
+        assert AWKWARD in words(target, f"DATA={AWKWARD}") and AWKWARD in words(
+            target, DATA=AWKWARD
+        )
+        assert "--data" not in words(target)
+    paths = {name: f"{name} of {AWKWARD}" for name in ("MODEL", "IMAGES", "OUT")}
+    assert set(paths.values()) <= set(words("predict", *(f"{k}={v}" for k, v in paths.items())))
+    assert not (ROOT / "x").exists()
 
 
 @pytest.mark.chain
