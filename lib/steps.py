@@ -25,6 +25,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -208,7 +209,7 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
     """Staging folder of a step: what a killed run of the same step left, or an empty one."""
     staging = final.with_name(final.name + ".partial")
     try:
-        same = json.loads((staging / FINGERPRINT).read_text()) == mark
+        same = json.loads((staging / FINGERPRINT).read_text(encoding="utf-8")) == mark
     except (FileNotFoundError, json.JSONDecodeError):
         same = False
     if same:
@@ -217,7 +218,7 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         with atomic(staging / FINGERPRINT) as temporary:
-            temporary.write_text(json.dumps(mark))
+            temporary.write_text(json.dumps(mark), encoding="utf-8")
     return staging
 
 
@@ -246,21 +247,24 @@ def _explain(step: str, error: Exception, failed: Path) -> str:
     )
 
 
-def _measuring(manager: type, peaks: list[int]) -> type:
-    """A kernel manager that notes how much memory its kernel has taken, in kB, before it ends it.
+def _manager(base: type, temporary: str, peaks: list[int]) -> type:
+    """A kernel manager whose kernel has a temporary folder of its own.
 
-    What the system says of ended children will not do: they inherit the largest value of the
-    process that started them.
+    It notes the most memory that the kernel had, in kB, before it ends it. What the system says of
+    ended children will not do: they inherit the largest value of the process that started them.
     """
 
-    class Measuring(manager):
+    class Manager(base):
+        async def start_kernel(self, **kwargs) -> None:
+            await super().start_kernel(env={**os.environ, "TMPDIR": temporary}, **kwargs)
+
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
             with suppress(OSError):  # there is no /proc, or no kernel any more
                 status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="ascii")
                 peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
             await super().shutdown_kernel(now=now, restart=restart)
 
-    return Measuring
+    return Manager
 
 
 def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
@@ -284,11 +288,15 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     peaks: list[int] = []
     try:
-        with open(staging / LOG, "a") as log, _kernel_messages_to(log):
+        with open(staging / LOG, "a", encoding="utf-8") as log, _kernel_messages_to(log):
             fcntl.flock(log, fcntl.LOCK_EX)  # the kernel, which inherits the file, holds it too
-            with kernels.options() as options:
+            # What a kernel leaves behind, above all one that is killed, goes with its folder.
+            with (
+                kernels.options() as options,
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary,
+            ):
                 base = options.get("kernel_manager_class", AsyncKernelManager)
-                options["kernel_manager_class"] = _measuring(base, peaks)
+                options["kernel_manager_class"] = _manager(base, temporary, peaks)
                 papermill.execute_notebook(
                     source,
                     running,

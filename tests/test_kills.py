@@ -531,3 +531,22 @@ def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(training_
     assert history[0]["loss"].nunique() > 0.8 * epochs, "nothing was trained: this proves nothing"
     for name in ("predictions.parquet", "metrics.json", "validation_probabilities.npy"):
         assert receipts.sha256(straight / name) == receipts.sha256(folder / name), name
+
+
+@pytest.mark.parametrize(
+    ("begin", "stop_at"),
+    [(train, ""), (train, "between"), (start_chain, "")],
+    ids=["a step", "a step whose kernel is killed", "the chain"],
+)
+def test_a_training_leaves_nothing_in_the_temporary_folder(
+    training_checkout, monkeypatch, begin, stop_at
+):
+    """TensorFlow writes there what it makes of Python functions, and removes that at its end."""
+    root = training_checkout
+    write_profile(root, {"steps": ["03_train_b0"], "03_train_b0": TRAINING})
+    shutil.copy(ROOT / "Snakefile", root)
+    temporary = root / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    assert begin(root, stop_at).wait(LIMIT) == bool(stop_at), (root / "printed.txt").read_text()
+    assert not list(temporary.iterdir())
