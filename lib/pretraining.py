@@ -416,7 +416,7 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
     with atomic(folder / FINISHED) as temporary:
         backbone.save_weights(temporary)
     with atomic(folder / "settings.json") as temporary:
-        temporary.write_text(_mark(settings))
+        temporary.write_text(_mark(settings), encoding="utf-8")
     (folder / "state.npz").unlink(missing_ok=True)
     return pd.DataFrame(curve), backbone
 
@@ -518,7 +518,11 @@ def _mark(settings: Settings) -> str:
 def _finished(folder: Path, settings: Settings) -> bool:
     """Whether a folder holds the finished weights of these settings."""
     mark = folder / "settings.json"
-    return mark.exists() and mark.read_text() == _mark(settings) and (folder / FINISHED).exists()
+    return (
+        mark.exists()
+        and mark.read_text(encoding="utf-8") == _mark(settings)
+        and (folder / FINISHED).exists()
+    )
 
 
 def _save(folder: Path, settings: Settings, network, optimizer, chunk: int, curve: list) -> None:

@@ -88,7 +88,7 @@ def _locked(path: Path, owner: str, patience: float) -> Iterator[None]:
     Such a lock ends with the last process that has it, however it ends.
     """
     deadline = time.time() + patience
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -418,7 +418,7 @@ class FeatureStore:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add what a file of features lacks of some rows; one run at a time may do that."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "a") as lock:
+        with open(path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known, features = self._read(path)
             new = np.setdiff1d(rows, known)
@@ -977,7 +977,7 @@ def save_run(run: TrainedModel, folder: str | Path, *, keep_model: bool = True) 
     scores = metrics(run.predictions, run.classes)
     for name, content in (("metrics.json", scores), ("model.json", run.settings)):
         with atomic(folder / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_run(folder: str | Path) -> TrainedModel:
