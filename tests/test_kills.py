@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, chain
 from PIL import Image
 
 from lib import images, receipts, steps
@@ -409,6 +409,20 @@ def test_two_runs_of_one_step_do_not_share_a_folder(checkout, monkeypatch):
         steps.run("02_preprocessing", {})
     run.kill()
     run.wait(LIMIT)
+
+
+def test_a_second_run_of_a_profile_is_refused_and_one_of_another_is_not(checkout):
+    run = start_chain(checkout, "epoch")
+    kernel = wait_until_reached(checkout, run)
+    again = chain(checkout, "mock")
+    assert again.returncode == 1 and "another run of profile mock is under way" in again.stderr
+    content = {"description": "a test", "steps": ["01_sample_selection"]}
+    (checkout / "notebooks" / "profiles" / "other.yaml").write_text(yaml.safe_dump(content))
+    other = chain(checkout, "other")
+    assert other.returncode == 0, other.stdout + other.stderr
+    assert receipts.verify(checkout / "runs" / "other" / "01_sample_selection") == []
+    assert run.poll() is None and kernel.is_running()
+    kill(run, "chain", kernel)
 
 
 @pytest.fixture
