@@ -9,6 +9,8 @@ PROFILE ?= mock
 DATA ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# A variable as one word for the shell, which then takes no part of a path for a command.
+quoted = '$(subst ','\'',$(value $(1)))'
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -16,14 +18,14 @@ READY := $(VENV)/.ready
 .PHONY: run lab predict bench test lint verify data kaggle weights docs report lock book rulegraph
 
 run: $(READY)
-	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
+	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA)) --cores $(CORES)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 # Apply a trained network to images; VIEWS=8 averages rotations and mirrors.
 predict: $(READY)
-	$(BIN)/python -m lib.predict run --model "$(MODEL)" --images "$(IMAGES)" --out "$(OUT)" \
+	$(BIN)/python -m lib.predict run --model $(call quoted,MODEL) --images $(call quoted,IMAGES) --out $(call quoted,OUT) \
 	  $(if $(VIEWS),--views $(VIEWS)) --cores $(CORES)
 
 # Speed and memory on this machine; SIZE is full, quick or tiny.
@@ -53,7 +55,7 @@ $(READY): requirements.lock pyproject.toml
 
 # Download a survey's files (PROFILE=gz2 or challenge) to where its profile looks for them.
 data: $(READY)
-	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA))
 
 # Folders ready for `kaggle kernels push` (KAGGLE_USERNAME names the account).
 kaggle: $(READY)

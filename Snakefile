@@ -2,11 +2,13 @@
 #
 # A rule is one papermill run of one notebook, in a process of its own (lib.steps). It is done when
 # its receipt is there, and done again when its notebook, its parameters, the bundled weights that it
-# starts from or the receipt of a step before it has changed. `make run` calls this file; by hand:
+# starts from or the receipt of a step before it has changed. `make run` calls this file, and tells it
+# which steps are to be done again since the code that they import has changed; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,8 +17,23 @@ from lib.processes import end_with_the_chain
 
 end_with_the_chain()
 
-PROFILE = profiles.load(config.get("profile", "mock"), config.get("data"))
-DATA = f"--data '{config['data']}'" if config.get("data") else ""
+# From `make run` in the environment: `--config` takes some paths for numbers, others for YAML.
+DATA = config.get("data") or os.environ.get(profiles.DATA)
+PROFILE = profiles.load(config.get("profile", "mock"), DATA or None)
+
+
+def quoted(*words):
+    """Words for a shell command that Snakemake formats, whatever characters they hold."""
+    return as_it_is(shlex.join(words))
+
+
+def as_it_is(text):
+    """A text in which Snakemake finds no wildcards."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+PYTHON = quoted(sys.executable)
+OPTIONS = quoted("--profile", PROFILE.name, *(["--data", DATA] if DATA else []))
 
 # step: the steps whose files it reads (those that the profile has)
 FLOW = {
@@ -106,8 +123,8 @@ for step in PROFILE.steps:
         # What other steps wait for comes before the runs of sweeps.
         priority: 2
         shell:
-            f"'{sys.executable}' -m lib.launcher run {{params.step}} "
-            f"--profile {PROFILE.name} {DATA} {{params.gpu}} --after {{input.after}}"
+            f"{PYTHON} -m lib.launcher run {{params.step}} {OPTIONS} {{params.gpu}} "
+            "--after {input.after:q}"
 
 
 # Sweeps: a training notebook run many times, one job per run (lib.sweeps).
@@ -134,32 +151,33 @@ for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
         resources:
             gpu=lambda wildcards: gpus_of(PROFILE.sweep_runs[wildcards.run].parameters),
         shell:
-            f"'{sys.executable}' -m lib.launcher run '{{wildcards.run}}' "
-            f"--profile {PROFILE.name} {DATA} --gpu --after {{input.after}}"
+            f"{PYTHON} -m lib.launcher run {{wildcards.run:q}} {OPTIONS} --gpu "
+            "--after {input.after:q}"
 
 
 # A survey: shards of the images of a plan (lib.predict), and the catalogue that gathers them.
 # `make predict` writes the plan and calls this; by hand: --config predict=<plan.json> predict_gather
 if "predict" in config:
-    SURVEY = Path(config["predict"]).parent
+    PLAN = as_it_is(config["predict"])
+    SURVEY = Path(PLAN).parent
     SHARDS = json.loads(Path(config["predict"]).read_text())["shards"]
 
     rule predict_shard:
         input:
-            config["predict"],
+            PLAN,
         output:
             f"{SURVEY}/shards/{{number}}.parquet",
         wildcard_constraints:
             number=r"\d{6}",
         threads: 4
         shell:
-            f"'{sys.executable}' -m lib.predict shard '{{input}}' {{wildcards.number}} --threads {{threads}}"
+            f"{PYTHON} -m lib.predict shard {{input:q}} {{wildcards.number}} --threads {{threads}}"
 
     rule predict_gather:
         input:
             [f"{SURVEY}/shards/{number:06d}.parquet" for number in range(SHARDS)],
-            plan=config["predict"],
+            plan=PLAN,
         output:
             [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits", "catalogue.vot")],
         shell:
-            f"'{sys.executable}' -m lib.predict gather '{{input.plan}}'"
+            f"{PYTHON} -m lib.predict gather {{input.plan:q}}"

@@ -70,7 +70,7 @@ def lay_out(source: Path) -> None:
         _write(source / "notebooks" / path.name, nbformat.writes(as_shown(path)))
     reports = sorted((root / REPORTS).glob("*.json"))
     for path in reports:
-        text = as_page(json.loads(path.read_text()))
+        text = as_page(json.loads(path.read_text(encoding="utf-8")))
         _write(source / "reports" / f"{path.stem}.md", text)
     modules = module_names()
     for name in modules:
@@ -84,13 +84,13 @@ def lay_out(source: Path) -> None:
         _toctree("Guides", guides),
         _toctree("Reference", ["api/index"]),
     ]
-    with open(source / "index.md", "a") as file:
+    with open(source / "index.md", "a", encoding="utf-8") as file:
         file.write("\n" + "\n".join(trees))
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _toctree(caption: str, names: list[str], hidden: bool = True) -> str:
@@ -120,7 +120,7 @@ def _page(page: str, source: Path) -> str:
             shutil.copy(root / path, source / path)
         return match.group(0)
 
-    return LINK.sub(lead, (root / page).read_text())
+    return LINK.sub(lead, (root / page).read_text(encoding="utf-8"))
 
 
 def as_shown(path: Path) -> nbformat.NotebookNode:
@@ -239,7 +239,7 @@ def broken_links(site: str | Path) -> list[str]:
     site, pages = Path(site).resolve(), {}
     for path in sorted(site.rglob("*.html")):
         pages[path] = _Links()
-        pages[path].feed(path.read_text())
+        pages[path].feed(path.read_text(encoding="utf-8"))
     broken = []
     for path, page in pages.items():
         for target in page.targets:

@@ -145,7 +145,10 @@ def launcher(folder: Path) -> Iterator[dict[str, str]]:
     dict
         Environment variables for the steps.
     """
-    with tempfile.TemporaryDirectory() as private, open(folder / ".launcher.log", "a") as log:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as private,
+        open(folder / ".launcher.log", "a", encoding="utf-8") as log,
+    ):
         path = os.path.join(private, "socket")
         # The socket is there before anybody can ask.
         with (
@@ -153,7 +156,7 @@ def launcher(folder: Path) -> Iterator[dict[str, str]]:
             subprocess.Popen(
                 [sys.executable, "-m", "lib.launcher", "serve", str(listening.fileno())],
                 pass_fds=[listening.fileno()],
-                env={**os.environ, CHAIN: "1"},
+                env={**os.environ, CHAIN: "1", "TMPDIR": private},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

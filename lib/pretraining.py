@@ -24,6 +24,7 @@ from scipy import ndimage
 from sklearn import metrics
 
 from lib import receipts
+from lib.code import closure_hash
 from lib.images import Augmentation, central_crop, epoch_order, random_transforms, warp
 from lib.paths import atomic
 from lib.schema import ARM_CLASSES, InputError
@@ -357,8 +358,9 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
     ----------
     settings : Settings
     folder : path
-        Gets ``state.npz`` and ``curve.csv`` every `SAVE_EVERY` chunks, and at the end
-        ``backbone.weights.h5`` with the averaged weights. If these are there, nothing is trained.
+        In a folder of its own for each state of this code (`lib.code`), gets ``state.npz`` and
+        ``curve.csv`` every `SAVE_EVERY` chunks, and at the end ``backbone.weights.h5`` with the
+        averaged weights. If these are there, nothing is trained.
     source : Simulated or Voted, optional
         Where the galaxies come from; simulated by default.
 
@@ -375,7 +377,7 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
     InputError
         If the folder holds the state of another run.
     """
-    folder = Path(folder)
+    folder = Path(folder) / closure_hash(__file__)
     folder.mkdir(parents=True, exist_ok=True)
     source = Simulated(settings) if source is None else source
     backbone, network = build(settings)
@@ -414,7 +416,7 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
     with atomic(folder / FINISHED) as temporary:
         backbone.save_weights(temporary)
     with atomic(folder / "settings.json") as temporary:
-        temporary.write_text(_mark(settings))
+        temporary.write_text(_mark(settings), encoding="utf-8")
     (folder / "state.npz").unlink(missing_ok=True)
     return pd.DataFrame(curve), backbone
 
@@ -516,7 +518,11 @@ def _mark(settings: Settings) -> str:
 def _finished(folder: Path, settings: Settings) -> bool:
     """Whether a folder holds the finished weights of these settings."""
     mark = folder / "settings.json"
-    return mark.exists() and mark.read_text() == _mark(settings) and (folder / FINISHED).exists()
+    return (
+        mark.exists()
+        and mark.read_text(encoding="utf-8") == _mark(settings)
+        and (folder / FINISHED).exists()
+    )
 
 
 def _save(folder: Path, settings: Settings, network, optimizer, chunk: int, curve: list) -> None:

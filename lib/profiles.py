@@ -28,6 +28,9 @@ from lib import sweeps
 from lib.paths import project_root
 from lib.schema import InputError
 
+DATA = "SPIRAL_ARMS_DATA"
+"""Environment variable by which `lib.steps` tells the Snakefile the folder of a survey's data."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -190,7 +193,7 @@ def load(name: str, data_dir: str | None = None) -> Profile:
     if not path.is_file():
         raise InputError(f"there is no profile {name!r}: choose one of {', '.join(names())}")
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     steps = tuple(content.pop("steps", ()))

@@ -38,7 +38,9 @@ def plain(value):
 def write_json(path: str | Path, data) -> None:
     """Write data as JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(plain(data), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def gather(run_dir: str | Path) -> dict:
@@ -95,7 +97,7 @@ def _read_json(path: Path):
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}): run its step again.") from None
 
@@ -227,7 +229,7 @@ def write(run_dir: str | Path) -> dict:
     report = plain(gather(run_dir))
     write_json(run_dir / "report.json", report)
     with atomic(run_dir / "report.md") as temporary:
-        temporary.write_text(as_markdown(report))
+        temporary.write_text(as_markdown(report), encoding="utf-8")
     return report
 
 

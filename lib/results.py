@@ -237,7 +237,7 @@ def _figure(run: dict, figure: str, kept: str) -> list[str]:
 def read() -> list[dict]:
     """The kept reports, real galaxies first."""
     paths = [project_root() / REPORTS / f"{name}.json" for name in reversed(FIGURES)]
-    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def write_table(page: Path) -> None:
@@ -248,13 +248,13 @@ def write_table(page: Path) -> None:
     InputError
         If a marker is missing.
     """
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     if START not in text or END not in text:
         raise InputError(f"{page} has no lines {START!r} and {END!r}: put them around its table")
     before, rest = text.split(START)
     after = rest.split(END)[1]
     with atomic(page) as temporary:
-        temporary.write_text(before + between_markers() + after)
+        temporary.write_text(before + between_markers() + after, encoding="utf-8")
 
 
 def between_markers() -> str:
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in FIGURES:
             print(*keep(name), sep="\n")
         with atomic(project_root() / "figures" / "README.md") as temporary:
-            temporary.write_text(figure_page(read()))
+            temporary.write_text(figure_page(read()), encoding="utf-8")
         write_table(project_root() / "README.md")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

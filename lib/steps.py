@@ -20,10 +20,12 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -33,10 +35,11 @@ from typing import TextIO
 import jupytext
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib import kernels, profiles, receipts
+from lib import code, kernels, profiles, receipts
 from lib.launcher import launcher
 from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
 from lib.processes import CHAIN, end_with_the_chain
@@ -85,7 +88,7 @@ def _locked(path: Path, owner: str, patience: float) -> Iterator[None]:
     Such a lock ends with the last process that has it, however it ends.
     """
     deadline = time.time() + patience
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +154,7 @@ def _kernel_messages_to(log: TextIO) -> Iterator[None]:
 
 
 def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, object]:
-    """What decides a step's result: its notebook's source, its parameters and what it reads.
+    """What decides a step's result: its notebook, the code of `lib`, parameters and what it reads.
 
     That is what the steps before it made, and the bundled weights where it starts from them.
     """
@@ -160,6 +163,7 @@ def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, obje
     before = [Path(path).parent for path in after]
     return {
         "source": receipts.sha256(profiles.notebook_path(step)),
+        "code": code.closure(profiles.notebook_path(step)),
         "parameters": settings,
         "inputs": {**weights, **{folder.name: receipts.hash_outputs(folder) for folder in before}},
     }
@@ -172,6 +176,20 @@ def inputs_of(profile: profiles.Profile, output: str, names: Iterable[str]) -> d
     return {name: known[name] for name in names if name in known}
 
 
+def changed_code(folder: str | Path, step: str) -> list[str]:
+    """Files that a step would run, or has run, and that are not as they were when it began.
+
+    Its notebook is compared as it is, files of `lib` by what they do (`lib.code`).
+    """
+    receipt, notebook = receipts.read(folder), profiles.notebook_path(step)
+    same = receipt.get("inputs", {}).get("notebook") == receipts.sha256(notebook)
+    changed = [] if same else [f"notebooks/{notebook.name}"]
+    if receipt.get("library") == receipts.hash_library():  # nothing needs to be parsed
+        return changed
+    then, now = receipt.get("code", {}), code.closure(notebook)
+    return changed + sorted(n for n in then.keys() | now.keys() if then.get(n) != now.get(n))
+
+
 def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
     """Whether a folder holds a whole, unchanged result of the step with this fingerprint."""
     try:
@@ -181,6 +199,7 @@ def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
     needed = {**mark["inputs"], "notebook": mark["source"]}
     return (
         receipt["parameters"] == mark["parameters"]
+        and receipt.get("code") == mark["code"]
         and needed.items() <= receipt["inputs"].items()
         and not receipts.verify(folder)
     )
@@ -190,7 +209,7 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
     """Staging folder of a step: what a killed run of the same step left, or an empty one."""
     staging = final.with_name(final.name + ".partial")
     try:
-        same = json.loads((staging / FINGERPRINT).read_text()) == mark
+        same = json.loads((staging / FINGERPRINT).read_text(encoding="utf-8")) == mark
     except (FileNotFoundError, json.JSONDecodeError):
         same = False
     if same:
@@ -199,7 +218,7 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         with atomic(staging / FINGERPRINT) as temporary:
-            temporary.write_text(json.dumps(mark))
+            temporary.write_text(json.dumps(mark), encoding="utf-8")
     return staging
 
 
@@ -228,8 +247,33 @@ def _explain(step: str, error: Exception, failed: Path) -> str:
     )
 
 
-def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
+def _manager(base: type, temporary: str, peaks: list[int]) -> type:
+    """A kernel manager whose kernel has a temporary folder of its own.
+
+    It notes the most memory that the kernel had, in kB, before it ends it. What the system says of
+    ended children will not do: they inherit the largest value of the process that started them.
+    """
+
+    class Manager(base):
+        async def start_kernel(self, **kwargs) -> None:
+            await super().start_kernel(env={**os.environ, "TMPDIR": temporary}, **kwargs)
+
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+            with suppress(OSError):  # there is no /proc, or no kernel any more
+                status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="ascii")
+                peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+            await super().shutdown_kernel(now=now, restart=restart)
+
+    return Manager
+
+
+def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
     """Run a notebook by papermill; its executed copy and its log end up in `staging`.
+
+    Returns
+    -------
+    int
+        Most memory that its kernel had at a time, resident, in MiB.
 
     Raises
     ------
@@ -242,10 +286,17 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
     failed.unlink(missing_ok=True)
     os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    peaks: list[int] = []
     try:
-        with open(staging / LOG, "a") as log, _kernel_messages_to(log):
+        with open(staging / LOG, "a", encoding="utf-8") as log, _kernel_messages_to(log):
             fcntl.flock(log, fcntl.LOCK_EX)  # the kernel, which inherits the file, holds it too
-            with kernels.options() as options:
+            # What a kernel leaves behind, above all one that is killed, goes with its folder.
+            with (
+                kernels.options() as options,
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary,
+            ):
+                base = options.get("kernel_manager_class", AsyncKernelManager)
+                options["kernel_manager_class"] = _manager(base, temporary, peaks)
                 papermill.execute_notebook(
                     source,
                     running,
@@ -265,6 +316,10 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
         source.unlink(missing_ok=True)
         os.environ.pop("SPIRAL_ARMS_OUTPUT")
     os.replace(running, target)
+    if peaks:
+        return peaks[-1] // 1024
+    # macOS, in bytes
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 2**20
 
 
 def run(
@@ -324,22 +379,23 @@ def _run_alone(
     staging = _stage(final, mark)
     start = time.time()
     # Code and data as the notebook finds them: a long run may outlast them.
-    code = receipts.code_state()
+    state = receipts.code_state()
     inputs = {**mark["inputs"], "notebook": mark["source"]}
     if settings.get("data_dir"):
         inputs |= receipts.hash_catalogues(settings["data_dir"])
-    execute(step, parameters, staging, label)
+    peak = execute(step, parameters, staging, label)
     (staging / FINGERPRINT).unlink()
     remove_checkpoints(staging)
     facts = {
-        **code,
+        **state,
         "step": step,
+        "code": mark["code"],
         "parameters": settings,
         "seed": settings.get("seed"),
         "inputs": inputs,
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "wall_seconds": round(time.time() - start, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "peak_memory_mb": peak,
     }
     receipts.write(staging, facts)
     _move_into_place(staging, final)
@@ -389,6 +445,25 @@ def _set_aside_unfit(profile: profiles.Profile) -> None:
             path.unlink()
 
 
+def _made_by_other_code(profile: profiles.Profile) -> list[str]:
+    """Receipts of steps whose code has changed since; Snakemake knows of no code but notebooks."""
+    found = []
+    for output in profile.outputs:
+        folder = resolve(profile.run_dir) / output
+        if not (folder / receipts.NAME).exists():
+            continue
+        if changed := changed_code(folder, profile.made_by(output)[0]):
+            print(f"{output} is stale: {_listed(changed)} changed since", flush=True)
+            found.append(f"{profile.run_dir}/{output}/{receipts.NAME}")
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def _run_chain(arguments: argparse.Namespace) -> None:
     """Let Snakemake run every step of a profile that is not fresh."""
     profile = profiles.load(arguments.profile, arguments.data)
@@ -400,11 +475,10 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         print(f"skipping {step}: {reason}", flush=True)
     gpus = len(visible_gpus())
     config = [f"profile={profile.name}", f"gpus={gpus}"]
-    config += [f"data={arguments.data}"] if arguments.data else []
     command = [sys.executable, "-m", "snakemake"]
     if arguments.until:
         profile.check_step(arguments.until)
-        command.append(f"{profile.run_dir}/{arguments.until}/{receipts.NAME}")
+        command += ["--until", f"{profile.run_dir}/{arguments.until}/{receipts.NAME}"]
     command += ["--cores", str(arguments.cores), "--quiet", "all", "--nolock", "--rerun-incomplete"]
     command += ["--keep-going", "--resources", f"gpu={max(1, gpus)}", "--config", *config]
     # Processes are copied where that is safe: on Linux, before any GPU is in use.
@@ -413,9 +487,12 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     # a killed run leaves behind.
     with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
         _set_aside_unfit(profile)
+        if stale := _made_by_other_code(profile):
+            command += ["--forcerun", *stale]
         before = _receipt_times(profile)
         with launcher(run_dir) if copies else nullcontext({}) as variables:
             environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1", **variables}
+            environment[profiles.DATA] = arguments.data or ""
             with subprocess.Popen(
                 command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
             ) as snakemake:
@@ -451,6 +528,8 @@ def _changes(profile: profiles.Profile, output: str) -> list[str]:
     except InputError as error:
         return [str(error)]
     changes = receipts.verify(run_dir / output)
+    if changed := changed_code(run_dir / output, profile.made_by(output)[0]):
+        changes.append(f"{output} was made before a change of {', '.join(changed)}")
     for name, earlier in inputs_of(profile, output, then).items():
         # An earlier step without a receipt is named by itself.
         with suppress(InputError):

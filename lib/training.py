@@ -24,6 +24,7 @@ import pandas as pd
 import tensorflow as tf
 
 from lib import evaluation, networks
+from lib.code import closure_hash
 from lib.images import Copies, epoch_order
 from lib.paths import CHECKPOINT, atomic
 from lib.schema import MERGES, InputError, merged_classes, probability_columns
@@ -196,7 +197,11 @@ class FeatureStore:
         check_input(encoder, copies)
         self.width = encoder.output.shape[-1]
         self.key = fingerprint(
-            {"encoder": networks.weights_hash(encoder), "name": encoder.name, **copies.settings()}
+            {
+                **{"encoder": networks.weights_hash(encoder), "name": encoder.name},
+                **copies.settings(),
+                "code": closure_hash(__file__),
+            }
         )[:16]
 
     def get(self, galaxies, copies: np.ndarray | None = None) -> np.ndarray:
@@ -242,7 +247,7 @@ class FeatureStore:
     def _compute(self, path: Path, rows: np.ndarray, copy: int | None):
         """Add what a file of features lacks of some rows; one run at a time may do that."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "a") as lock:
+        with open(path.with_suffix(".lock"), "a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known, features = self._read(path)
             new = np.setdiff1d(rows, known)
@@ -292,7 +297,8 @@ class Resume(keras.callbacks.Callback):
     Parameters
     ----------
     folder : path
-        The state is in its folder ``checkpoint``. That of other settings is not taken up.
+        The state is in its folder ``checkpoint``. That of other settings, or of other code of this
+        project (`lib.code`), is not taken up.
     settings : dict
         Everything that decides the training, of JSON types.
     stopping : keras.callbacks.EarlyStopping
@@ -318,7 +324,7 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         folder = Path(folder) / CHECKPOINT
         self.state, self.best = folder / "state.npz", folder / "best.npz"
-        self.fingerprint = fingerprint(settings)
+        self.fingerprint = fingerprint({**settings, "code": closure_hash(__file__)})
         self.stopping, self.data, self.rows = stopping, data, []
 
     @property
@@ -607,8 +613,8 @@ def train(
 ) -> evaluation.Run:
     """Train one network of many, unless that is done: what notebooks 03 and 04 do in their cells.
 
-    The run is in a folder of its own, found again by its settings: one that is done is read, one
-    that was killed is taken up.
+    The run is in a folder of its own, found again by its settings and the code of this project: one
+    that is done is read, one that was killed is taken up.
 
     Parameters
     ----------
@@ -638,7 +644,8 @@ def train(
         "start_sha256": networks.weights_hash(model),
         "assignment_sha256": fingerprint(listed.to_csv(index=False)),
     }
-    folder = Path(trainings) / f"{settings['role']}-{fingerprint(settings)[:16]}"
+    key = fingerprint({**settings, "code": closure_hash(__file__)})[:16]
+    folder = Path(trainings) / f"{settings['role']}-{key}"
     if (folder / "model.json").is_file():
         return evaluation.read_run(folder)
     targets = one_hot(listed["label"], classes)

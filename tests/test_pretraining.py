@@ -8,6 +8,7 @@ import pytest
 from scipy import special
 
 from lib import paths, pretraining, profiles
+from lib.code import closure_hash
 from lib.pretraining import Curriculum, Settings
 from lib.schema import InputError
 
@@ -97,7 +98,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         pretraining.pretrain(TINY, tmp_path / "stopped")
-    assert not (tmp_path / "stopped" / "backbone.weights.h5").exists()
+    (state,) = (tmp_path / "stopped").rglob("state.npz")
+    assert not state.with_name("backbone.weights.h5").exists()
     monkeypatch.setattr(pretraining, "_save", save)
     resumed, again = pretraining.pretrain(TINY, tmp_path / "stopped")
     for a, b in zip(backbone.get_weights(), again.get_weights(), strict=True):
@@ -150,7 +152,9 @@ def test_a_finished_training_is_not_begun_again(tmp_path, monkeypatch):
 
 
 def test_the_state_of_another_run_is_refused(tmp_path):
-    np.savez(tmp_path / "state.npz", settings="{}", chunk=1, curve="[]")
+    folder = tmp_path / closure_hash(pretraining.__file__)
+    folder.mkdir()
+    np.savez(folder / "state.npz", settings="{}", chunk=1, curve="[]")
     with pytest.raises(InputError, match="other settings"):
         pretraining.pretrain(TINY, tmp_path)
 

@@ -17,6 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from lib import evaluation, images, networks, training
+from lib.code import closure
 from lib.schema import InputError
 
 CROP = 32
@@ -394,7 +395,9 @@ def test_a_training_with_other_settings_is_another(survey, tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(survey, tmp_path, capsys):
+def test_a_checkpoint_of_other_settings_or_code_is_not_taken_up(
+    survey, tmp_path, capsys, monkeypatch
+):
     """In a folder of its own, as notebooks 03 and 04 have it."""
     table, cache, _ = survey
     targets = training.one_hot(table["label"], CLASSES)
@@ -412,7 +415,28 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(survey, tmp_path, capsys
     assert len(fit({"a": 1}, 3).history) == 3
     assert "going on after epoch 2" in capsys.readouterr().out
     assert len(fit({"a": 2}, 1).history) == 1
+    decide = {"lib/training.py", "lib/images.py", "lib/networks/__init__.py"}
+    assert decide <= closure(training.__file__).keys()
+    monkeypatch.setattr(training, "closure_hash", lambda file: "mended")
+    assert len(fit({"a": 2}, 1).history) == 1
     assert "going on" not in capsys.readouterr().out
+
+
+def test_fit_takes_the_batches_of_each_epoch_in_their_order(survey, tmp_path):
+    """Against single steps over the batches, by hand."""
+    table, cache, _ = survey
+    part = table[table["split"] == "train"]
+    trained, fitted = run(survey, tmp_path, epochs=2)
+    copies, targets = images.Copies(cache, 42), training.one_hot(part["label"], CLASSES)
+    data = training.Batches(copies.get, part["galaxy_id"], targets, 16, seed=42)
+    by_hand = network()
+    for epoch in range(trained.settings["best_epoch"]):
+        data.epoch = epoch
+        for number in range(len(data)):
+            by_hand.train_on_batch(*data[number])
+    weights = by_hand.get_weights()
+    for ours, theirs in zip(fitted.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_head_on_kept_features_learns(survey, tmp_path):

@@ -107,7 +107,7 @@ def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:
 def _alone(work: Path) -> Iterator[None]:
     """Keep a second download of the same survey out, and clear up after a killed one."""
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / ".lock", "w") as lock:
+    with open(work / ".lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,7 +135,7 @@ def _known_checksum(file: File) -> str | None:
 def _read_lock() -> dict[str, dict]:
     path = paths.resolve(LOCK)
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -150,7 +150,8 @@ def _record(file: File, path: Path) -> None:
     entry = {"url": file.url, "bytes": path.stat().st_size, "sha256": receipts.sha256(path)}
     with paths.atomic(paths.resolve(LOCK)) as temporary:
         temporary.write_text(
-            json.dumps({**_read_lock(), file.name: entry}, indent=1, sort_keys=True) + "\n"
+            json.dumps({**_read_lock(), file.name: entry}, indent=1, sort_keys=True) + "\n",
+            encoding="utf-8",
         )
     print(f"{file.name}: SHA-256 {entry['sha256']} recorded in {LOCK}", flush=True)
 

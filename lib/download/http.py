@@ -106,7 +106,7 @@ class ResumingDownloader:
     def _state(self, url: str) -> dict:
         """Note about the part: its whole length and the server's mark of this version."""
         try:
-            note = json.loads(self._note.read_text())
+            note = json.loads(self._note.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             note = {}
         return note if note.get("url") == url else {}
@@ -205,7 +205,7 @@ class ResumingDownloader:
 
     def _write_note(self, note: dict) -> None:
         with atomic(self._note) as temporary:
-            temporary.write_text(json.dumps(note))
+            temporary.write_text(json.dumps(note), encoding="utf-8")
 
     def _append(self, answer: requests.Response, have: int, total: int | None) -> None:
         bar = tqdm(

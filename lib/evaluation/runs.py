@@ -97,7 +97,7 @@ def read_run(folder: str | Path) -> Run:
     for name in ("model.json", "predictions.parquet", "history.csv"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: run the training notebook again.")
-    settings = json.loads((folder / "model.json").read_text())
+    settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     missing = [key for key in ("role", "classes", "protocol") if key not in settings]
     if missing:
         raise InputError(f"{folder / 'model.json'} has no {', '.join(missing)}: train again.")

@@ -180,7 +180,7 @@ def build_wheel(folder: Path) -> Path:
         if (root / BUNDLED).is_dir():
             shutil.copytree(root / BUNDLED, stage / "lib" / PROJECT / BUNDLED)
         _write_json(stage / "lib" / PROJECT / receipts.SOURCE, receipts.git_state())
-        (stage / "MANIFEST.in").write_text(f"graft lib/{PROJECT}\n")
+        (stage / "MANIFEST.in").write_text(f"graft lib/{PROJECT}\n", encoding="utf-8")
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(root / name, stage)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
@@ -195,4 +195,4 @@ def build_wheel(folder: Path) -> Path:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -86,7 +86,7 @@ def install_missing(wheels: str | Path | None = None) -> None:
 
 def _install(arguments: list[str], versions: dict[str, str]) -> bool:
     """Let pip install what it can without any other version of these packages."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={version}\n" for name, version in versions.items())
         constraints.flush()
         command = [sys.executable, "-m", "pip", "install", "--quiet"]

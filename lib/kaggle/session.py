@@ -169,7 +169,11 @@ def _progress(profile: profiles.Profile) -> Iterator[tuple[str, str, float | Non
             minutes, state = round(receipts.read(folder)["wall_seconds"] / 60, 1), "done"
         elif partial.is_dir():
             state, at = "begun", partial
-        log = (at / steps.LOG).read_text().splitlines() if (at / steps.LOG).exists() else []
+        log = (
+            (at / steps.LOG).read_text(encoding="utf-8").splitlines()
+            if (at / steps.LOG).exists()
+            else []
+        )
         # A kernel whose session was stopped says so in the log.
         said = [line for line in log if not line.startswith("[IPKernelApp]")]
         yield step, state, minutes, said[-1] if said else ""

@@ -214,9 +214,9 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
         "receipt": _receipt(run_folder),
     }
     with atomic(folder / "card.md") as temporary:
-        temporary.write_text(describe(card))
+        temporary.write_text(describe(card), encoding="utf-8")
     with atomic(folder / CARD) as temporary:
-        temporary.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Package(folder, card, reference)
 
 
@@ -234,7 +234,7 @@ def load(folder: str | Path) -> Package:
             f"{folder} is no exported model: it has no {CARD}. Give the folder of a training step "
             "or one that `python -m lib.predict export` has written."
         )
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     for name, known in card["files"].items():
         if not (folder / name).is_file() or receipts.sha256(folder / name) != known:
             raise InputError(f"{folder / name} is not the file its card names: export it again")

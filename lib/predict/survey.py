@@ -93,11 +93,11 @@ def plan(
     }
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     path = out / PLAN
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
         for shard in (out / SHARDS).glob("*.parquet"):
             shard.unlink()
         with atomic(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     return path
 
 
@@ -105,7 +105,7 @@ def _exported(model: Path, folder: Path) -> Package:
     """The package of a model; a training step is exported unless that has been done."""
     if not package.is_training_run(model):
         return package.load(model)
-    known = json.loads((model / "model.json").read_text())["weights_sha256"]
+    known = json.loads((model / "model.json").read_text(encoding="utf-8"))["weights_sha256"]
     if (folder / CARD).is_file():
         exported = package.load(folder)
         if exported.card["weights_sha256"] == known:
@@ -122,7 +122,7 @@ def read_plan(path: str | Path) -> dict:
         If there is none.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `python -m lib.predict plan` first") from None
 
