@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 RUNNERS = frozenset(
     f"{PACKAGE.name}/{name}.py"
-    for name in ("code", "kernels", "launcher", "processes", "receipts", "steps")
+    for name in ("code", "processes", "receipts", "steps")
 )
 """Modules that run steps and record how: no result depends on them."""
 

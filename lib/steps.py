@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
@@ -39,8 +39,7 @@ from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib import code, kernels, profiles, receipts
-from lib.launcher import launcher
+from lib import code, profiles, receipts
 from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
 from lib.processes import CHAIN, end_with_the_chain
 from lib.schema import InputError
@@ -169,13 +168,6 @@ def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, obje
     }
 
 
-def inputs_of(profile: profiles.Profile, output: str, names: Iterable[str]) -> dict[str, str]:
-    """Those of the names, in a receipt's inputs, that are steps or sweep runs: name -> output."""
-    known = {step: step for step in profile.steps}
-    known |= {run.name: out for out, run in profile.sweep_runs.items() if run.sweep == output}
-    return {name: known[name] for name in names if name in known}
-
-
 def changed_code(folder: str | Path, step: str) -> list[str]:
     """Files that a step would run, or has run, and that are not as they were when it began.
 
@@ -247,14 +239,14 @@ def _explain(step: str, error: Exception, failed: Path) -> str:
     )
 
 
-def _manager(base: type, temporary: str, peaks: list[int]) -> type:
+def _manager(temporary: str, peaks: list[int]) -> type:
     """A kernel manager whose kernel has a temporary folder of its own.
 
     It notes the most memory that the kernel had, in kB, before it ends it. What the system says of
     ended children will not do: they inherit the largest value of the process that started them.
     """
 
-    class Manager(base):
+    class Manager(AsyncKernelManager):
         async def start_kernel(self, **kwargs) -> None:
             await super().start_kernel(env={**os.environ, "TMPDIR": temporary}, **kwargs)
 
@@ -267,8 +259,12 @@ def _manager(base: type, temporary: str, peaks: list[int]) -> type:
     return Manager
 
 
-def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
+def execute(
+    step: str, parameters: dict, staging: Path, label: str, until: str | None = None
+) -> int:
     """Run a notebook by papermill; its executed copy and its log end up in `staging`.
+
+    With `until` only up to the last cell with that tag.
 
     Returns
     -------
@@ -282,7 +278,8 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
     """
     target, running = staging / f"{step}.ipynb", staging / f".{step}.running.ipynb"
     source, failed = staging / f".{step}.source.ipynb", staging / f"{step}.failed.ipynb"
-    nbformat.write(jupytext.read(profiles.notebook_path(step)), source)
+    notebook = jupytext.read(profiles.notebook_path(step))
+    nbformat.write(_up_to(notebook, until, step) if until else notebook, source)
     failed.unlink(missing_ok=True)
     os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -291,12 +288,7 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
         with open(staging / LOG, "a", encoding="utf-8") as log, _kernel_messages_to(log):
             fcntl.flock(log, fcntl.LOCK_EX)  # the kernel, which inherits the file, holds it too
             # What a kernel leaves behind, above all one that is killed, goes with its folder.
-            with (
-                kernels.options() as options,
-                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary,
-            ):
-                base = options.get("kernel_manager_class", AsyncKernelManager)
-                options["kernel_manager_class"] = _manager(base, temporary, peaks)
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
                 papermill.execute_notebook(
                     source,
                     running,
@@ -306,7 +298,7 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> int:
                     stdout_file=_Progress(log, label),
                     stderr_file=log,
                     cwd=str(project_root() / "notebooks"),
-                    **options,
+                    kernel_manager_class=_manager(temporary, peaks),
                 )
     except (PapermillExecutionError, DeadKernelError) as error:
         if running.exists():
@@ -371,6 +363,46 @@ def run(
     return final
 
 
+def run_part(step: str, parameters: dict[str, object], part: str) -> None:
+    """Run a notebook up to its trainings, of which it does a part; they stay in their own folders.
+
+    The ordinary run of the step, after all parts, finds them there.
+
+    Parameters
+    ----------
+    step : str
+        Name of a notebook with a cell tagged ``trainings`` and the parameter `part`.
+    parameters : dict
+        Parameters that differ from the notebook's defaults.
+    part : str
+        ``k/n``.
+
+    Raises
+    ------
+    InputError
+        If the notebook has no such cell or parameter, before anything starts.
+    StepError
+        If the notebook stopped; what it has trained stays.
+    """
+    parameters = {**parameters, "part": part}
+    profiles.check_parameters(step, parameters)
+    settings = {**profiles.default_parameters(step), **parameters}
+    folder = resolve(settings["run_dir"]) / f"{settings['output']}.part-{part.replace('/', '-of-')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f".{folder.name}.lock"), f"another run of part {part}", PATIENCE):
+        execute(step, parameters, folder, f"{step[:2]} {part}", until="trainings")
+        shutil.rmtree(folder)
+
+
+def _up_to(notebook: nbformat.NotebookNode, tag: str, step: str) -> nbformat.NotebookNode:
+    """A notebook without what follows the last cell with a tag."""
+    tagged = [i for i, c in enumerate(notebook.cells) if tag in c.metadata.get("tags", [])]
+    if not tagged:
+        raise InputError(f"{step} has no cell tagged {tag!r}: it cannot be divided into parts")
+    notebook.cells = notebook.cells[: tagged[-1] + 1]
+    return notebook
+
+
 def _run_alone(
     step: str, parameters: dict, mark: dict[str, object], label: str, final: Path
 ) -> None:
@@ -404,19 +436,22 @@ def _run_alone(
 def _run_step(arguments: argparse.Namespace) -> None:
     """Run one step of a profile and print when it starts and ends."""
     profile = profiles.load(arguments.profile, arguments.data)
-    name = arguments.step
-    step, parameters = profile.made_by(name)
+    step = arguments.step
+    profile.check_step(step)
+    parameters = profile.overrides[step]
     end_with_the_chain()
     os.environ.pop(CHAIN, None)
-    count = f"[{profile.outputs.index(name) + 1}/{len(profile.outputs)}]"
+    name = step if arguments.part is None else f"{step}, part {arguments.part}"
+    count = f"[{profile.steps.index(step) + 1}/{len(profile.steps)}]"
     print(f"{count} {name} ...", flush=True)
     start = time.time()
     run_dir = resolve(profile.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     devices = parameters.get("devices", "one")
     with _gpus_of_its_own(run_dir, devices) if arguments.gpu else nullcontext():
-        # Runs of a sweep go side by side: their lines stay in their logs.
-        folder = run(step, parameters, arguments.after, step[:2] if name == step else "")
+        if arguments.part is not None:
+            return run_part(step, parameters, arguments.part)
+        folder = run(step, parameters, arguments.after, step[:2])
     relative = os.path.relpath(folder, project_root())
     print(f"{count} {name} done in {time.time() - start:.0f} s -> {relative}", flush=True)
 
@@ -438,7 +473,7 @@ def _set_aside_unfit(profile: profiles.Profile) -> None:
 
     Snakemake itself only looks whether a receipt is there, and how old it is.
     """
-    for output in profile.outputs:
+    for output in profile.steps:
         path = resolve(profile.run_dir) / output / receipts.NAME
         if path.exists() and (problems := receipts.unfit(path.parent)):
             print(f"{output} is not whole and counts as not done: {problems[0]}", flush=True)
@@ -448,11 +483,11 @@ def _set_aside_unfit(profile: profiles.Profile) -> None:
 def _made_by_other_code(profile: profiles.Profile) -> list[str]:
     """Receipts of steps whose code has changed since; Snakemake knows of no code but notebooks."""
     found = []
-    for output in profile.outputs:
+    for output in profile.steps:
         folder = resolve(profile.run_dir) / output
         if not (folder / receipts.NAME).exists():
             continue
-        if changed := changed_code(folder, profile.made_by(output)[0]):
+        if changed := changed_code(folder, output):
             print(f"{output} is stale: {_listed(changed)} changed since", flush=True)
             found.append(f"{profile.run_dir}/{output}/{receipts.NAME}")
     return found
@@ -474,15 +509,13 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     for step, reason in profile.skipped.items():
         print(f"skipping {step}: {reason}", flush=True)
     gpus = len(visible_gpus())
-    config = [f"profile={profile.name}", f"gpus={gpus}"]
+    config = [f"profile={profile.name}", f"gpus={gpus}", f"parts={arguments.parts or max(1, gpus)}"]
     command = [sys.executable, "-m", "snakemake"]
     if arguments.until:
         profile.check_step(arguments.until)
         command += ["--until", f"{profile.run_dir}/{arguments.until}/{receipts.NAME}"]
     command += ["--cores", str(arguments.cores), "--quiet", "all", "--nolock", "--rerun-incomplete"]
     command += ["--keep-going", "--resources", f"gpu={max(1, gpus)}", "--config", *config]
-    # Processes are copied where that is safe: on Linux, before any GPU is in use.
-    copies = sys.platform == "linux" and not gpus
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
     with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
@@ -490,13 +523,12 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         if stale := _made_by_other_code(profile):
             command += ["--forcerun", *stale]
         before = _receipt_times(profile)
-        with launcher(run_dir) if copies else nullcontext({}) as variables:
-            environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1", **variables}
-            environment[profiles.DATA] = arguments.data or ""
-            with subprocess.Popen(
-                command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
-            ) as snakemake:
-                code = snakemake.wait()
+        environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1"}
+        environment[profiles.DATA] = arguments.data or ""
+        with subprocess.Popen(
+            command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
+        ) as snakemake:
+            code = snakemake.wait()
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     part = f" up to {arguments.until}" if arguments.until else ""
@@ -508,16 +540,16 @@ def _run_chain(arguments: argparse.Namespace) -> None:
 
 def _receipt_times(profile: profiles.Profile) -> dict[Path, int]:
     """When the receipt of each finished step and sweep run was written."""
-    paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.outputs]
+    paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.steps]
     return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
 def _verify_run(arguments: argparse.Namespace) -> None:
     """Hash the finished steps of a profile again and print what has changed."""
     profile = profiles.load(arguments.profile)
-    if changes := [line for output in profile.outputs for line in _changes(profile, output)]:
+    if changes := [line for output in profile.steps for line in _changes(profile, output)]:
         raise StepError("not as the receipts say:\n  " + "\n  ".join(changes))
-    print(f"profile {profile.name}: all {len(profile.outputs)} steps are as their receipts say")
+    print(f"profile {profile.name}: all {len(profile.steps)} steps are as their receipts say")
 
 
 def _changes(profile: profiles.Profile, output: str) -> list[str]:
@@ -528,12 +560,12 @@ def _changes(profile: profiles.Profile, output: str) -> list[str]:
     except InputError as error:
         return [str(error)]
     changes = receipts.verify(run_dir / output)
-    if changed := changed_code(run_dir / output, profile.made_by(output)[0]):
+    if changed := changed_code(run_dir / output, output):
         changes.append(f"{output} was made before a change of {', '.join(changed)}")
-    for name, earlier in inputs_of(profile, output, then).items():
+    for earlier in set(then) & set(profile.steps):
         # An earlier step without a receipt is named by itself.
         with suppress(InputError):
-            if receipts.hash_outputs(run_dir / earlier) != then[name]:
+            if receipts.hash_outputs(run_dir / earlier) != then[earlier]:
                 changes.append(f"{output} was made from another result of {earlier}")
     return changes
 
@@ -553,11 +585,13 @@ def main(argv: list[str] | None = None) -> int:
         if name != "verify":
             command.add_argument("--data", help="folder of the survey's data")
         if name == "run":
-            command.add_argument("step", help="a notebook, or the folder of a sweep's run")
+            command.add_argument("step", help="a notebook")
+            command.add_argument("--part", help="k/n: the k-th of n parts of its trainings")
             command.add_argument("--after", nargs="*", default=[], help="receipts of earlier steps")
             command.add_argument("--gpu", action="store_true", help="take one of several GPUs")
         if name == "chain":
             command.add_argument("--until", metavar="STEP", help="run this step and what it needs")
+            command.add_argument("--parts", type=int, help="jobs that share a loop of trainings")
             command.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args(argv)
     try:
