@@ -284,9 +284,11 @@ style.show(
 # %% [markdown]
 # ## 7 Write the tables
 #
-# Write the files for the next notebooks; each appears under its name only when whole.
+# Write the files for the next notebooks; each appears under its name only when whole. The sample
+# keeps the name of its survey, for identifiers of two surveys cannot be compared.
 
 # %%
+sample.attrs["survey"] = survey
 with paths.atomic(out / "votes.parquet") as file:
     votes.to_parquet(file)
 with paths.atomic(out / "sample.parquet") as file:

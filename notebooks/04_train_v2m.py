@@ -68,6 +68,8 @@ output = "04_train_v2m"
 # published (as the parameters below say) or votes (`lib.recipes`: the best without downloads; it sets
 # network, view and head itself).
 recipe = "published"
+# Galaxies whose votes the weights at the start have learnt from (`votes` only): refuse or leave out.
+overlap = "refuse"
 # Backbone, as Keras Applications names it.
 backbone = "EfficientNetV2M"
 # Where the backbone's weights come from: none, mock, imagenet, zoobot-hub, zoobot-checkpoint:<path>.
@@ -198,13 +200,17 @@ display(
 #
 # ### 2.1 Open images and labels
 #
-# Open the cache of images, and keep the galaxies of the sample that are in it.
+# Open the cache of images, and keep the galaxies of the sample that are in it. No score may be
+# measured on galaxies whose votes the weights at the start have learnt from.
 
 # %%
 prepared = paths.step_folder(run_dir, "02_preprocessing")
 cache = images.open_cache(prepared, network.crop, network.colour)
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 sample = sample[cache.has(sample["galaxy_id"])]
+sample, seen = recipes.unseen(sample, network, overlap)
+if seen:
+    display(Markdown(seen["note"]))
 
 # %% [markdown]
 # ### 2.2 Choose training and validation galaxies
@@ -250,7 +256,7 @@ run = training.train(
     votes=sample,
     features=paths.resolve(run_dir) / "features" if rules.feature_views else None,
     notes={
-        **{"recipe": recipe},
+        **{"recipe": recipe, "seen": seen},
         **{"merge": merge, "sampling": sampling, "choose": choose, "max_per_class": max_per_class},
         **{"validation_fraction": validation_fraction, "fold": fold, "folds": folds},
     },
