@@ -160,6 +160,7 @@ if "predict" in config:
             [f"{SURVEY}/shards/{number:06d}.parquet" for number in range(SHARDS)],
             plan=config["predict"],
         output:
-            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits", "catalogue.vot")],
+            # A VOTable too, but not of very many galaxies.
+            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits")],
         shell:
             f"'{sys.executable}' -m lib.predict gather '{{input.plan}}'"

@@ -9,8 +9,6 @@ from dataclasses import replace
 import exported as made
 import keras
 import numpy as np
-import onnx
-import onnxruntime
 import pandas as pd
 import pytest
 import scipy.special
@@ -23,7 +21,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from lib import images, models, recipes
-from lib.predict import catalogue, engine, inputs, onnx_export, package, survey
+from lib.predict import catalogue, engine, inputs, package, survey
 from lib.predict.__main__ import main
 from lib.schema import InputError
 
@@ -89,7 +87,7 @@ def test_onnx_gives_what_keras_gives(run, model):
 def test_real_networks_are_exported_alike(network, tmp_path):
     trained, _ = models.build(network, 6, seed=1)
     trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
+    engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     shape = (8, *trained.input.shape[1:])
     pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4") * network.input_scale
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
@@ -97,30 +95,6 @@ def test_real_networks_are_exported_alike(network, tmp_path):
     small = 3e-4 if network.amplitudes else 1e-5  # logarithms of amplitudes near zero
     np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=small)
     np.testing.assert_allclose(probabilities, trained(pixels).numpy(), atol=1e-4)
-
-
-def test_gates_leave_images_in_the_layout_of_convolutions(tmp_path):
-    network = models.Network("B0", "EfficientNetB0", crop=64, colour="grey")
-    trained, _ = models.build(network, 6, seed=1)
-    trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
-    written = onnx.load(tmp_path / "model.onnx")
-    onnx.checker.check_model(written, full_check=True)
-    assert sum(node.op_type == "Resize" for node in written.graph.node) == 16  # one per block
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options)
-    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
-    turned = {name for node in nodes if node.op_type == "ReorderOutput" for name in node.output}
-    products = [node for node in nodes if node.op_type == "Mul"]
-    assert products and not any(turned & set(node.input) for node in products)
-
-    pixels = np.random.default_rng(1).uniform(0, 1, (5, 64, 64, 1)).astype("f4")
-    for n in (1, 5):  # the number of images stays free
-        (found,) = session.run(["probabilities"], {"pixels": pixels[:n]})
-        np.testing.assert_allclose(found, trained(pixels[:n]).numpy(), atol=1e-5)
 
 
 def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
@@ -134,7 +108,7 @@ def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
     features = keras.layers.GlobalAveragePooling2D(name="features")(x)
     trained = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(features))
     trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
+    engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     images = np.random.default_rng(1).uniform(0, 1, (4, 16, 16, 1)).astype("f4")
     found, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(images)
     expected = keras.Model(pixels, features)(images).numpy()

@@ -1,8 +1,9 @@
-"""Run an exported network: ONNX Runtime on a CPU, TensorFlow on a GPU; averages over views."""
+"""Export a network to ONNX and run it: ONNX Runtime on a CPU, TensorFlow on a GPU."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from lib import receipts
 from lib.images import dihedral
+from lib.paths import atomic
 
 
 class Engine(Protocol):
@@ -80,6 +82,34 @@ class KerasEngine:
         """See `Engine`."""
         features, probabilities = self.forward(pixels)
         return features.numpy(), probabilities.numpy()
+
+
+def write_onnx(trained: str | Path, path: str | Path) -> None:
+    """Write a trained network as ONNX.
+
+    Parameters
+    ----------
+    trained : path
+        ``model.keras``: pixels, float32 (n, crop, crop, channels) -> probabilities.
+    path : path
+        File to write: the same pixels -> ``features`` (n, features) and ``probabilities``
+        (n, classes), float32. It appears when it is whole.
+    """
+    import keras
+
+    from lib import models
+
+    model = keras.models.load_model(trained, compile=False, safe_mode=True)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            # tf2onnx would make inputs of what the layer keeps as TensorFlow's constants.
+            layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
+    outputs = {"features": model.get_layer(models.FEATURES).output, "probabilities": model.output}
+    network = keras.Model(model.input, outputs)
+    network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
+    with atomic(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras mending tf2onnx for NumPy 2
+        network.export(temporary, format="onnx", verbose=False)
 
 
 def open_engine(onnx: Path, keras: Path) -> Engine:

@@ -22,8 +22,7 @@ import numpy as np
 from lib import evaluation, receipts
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic
-from lib.predict import onnx_export
-from lib.predict.engine import Engine, OnnxEngine, averaged, open_engine
+from lib.predict.engine import Engine, OnnxEngine, averaged, open_engine, write_onnx
 from lib.schema import InputError
 
 CARD, ONNX, KERAS, REFERENCE = "card.json", "model.onnx", "model.keras", "reference.npz"
@@ -148,7 +147,7 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     (folder / CARD).unlink(missing_ok=True)
     with atomic(folder / KERAS) as temporary:
         shutil.copyfile(run_folder / KERAS, temporary)
-    onnx_export.write(folder / KERAS, folder / ONNX)
+    write_onnx(folder / KERAS, folder / ONNX)
 
     engine = OnnxEngine(folder / ONNX)
     scale = run.settings["input_scale"]

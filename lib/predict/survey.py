@@ -224,12 +224,13 @@ def _predict(
 
 
 def gather(plan_path: str | Path) -> Path:
-    """Put the shards together into one catalogue in three formats.
+    """Put the shards together into one catalogue.
 
     Returns
     -------
     Path
-        ``catalogue.parquet``; ``catalogue.fits`` and ``catalogue.vot`` lie beside it.
+        ``catalogue.parquet``; beside it lie ``catalogue.fits`` and, unless the survey is very long
+        (see `lib.predict.catalogue`), ``catalogue.vot``.
 
     Raises
     ------
