@@ -265,6 +265,17 @@ def test_formats_agree_and_say_what_columns_mean(predicted, model):
     assert Table.read(folder / "catalogue.parquet").meta["VIEWS"] == 1
 
 
+def test_a_votable_is_written_of_few_galaxies_only(predicted, monkeypatch):
+    """It has to fit into memory; Parquet and FITS are written shard by shard."""
+    votable_file = predicted.parent / "catalogue.vot"
+    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 59)
+    survey.gather(predicted)
+    assert not votable_file.exists() and len(Table.read(predicted.parent / "catalogue.fits")) == 60
+    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 60)
+    survey.gather(predicted)
+    assert len(Table.read(votable_file)) == 60
+
+
 def test_a_bad_image_costs_one_row(run, model, predicted, tmp_path):
     good = run[0]["image_path"][:5].tolist()
     folder = tmp_path / "bad"

@@ -230,24 +230,18 @@ def _from_csv(path: Path) -> Iterator[pa.Table]:
 
 def _from_fits(path: Path) -> Iterator[pa.Table]:
     from astropy.io import fits
+    from astropy.table import Table
 
     with fits.open(path) as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError(f"{path} holds no table: a list of images is a binary table")
-        names = tables[0].columns.names
+        data, names = tables[0].data, tables[0].columns.names
         _check_columns(names, path)
-        for start in range(0, len(tables[0].data), _ROWS):
-            rows = tables[0].data[start : start + _ROWS]
-            columns = {c: rows[c] for c in (ID, PATH) if c in names}
-            yield _canonical(pa.table({c: _native(values) for c, values in columns.items()}), path)
-
-
-def _native(values: np.ndarray) -> list | np.ndarray:
-    """A column of a FITS table, which is big-endian or padded text, as Arrow takes it."""
-    if values.dtype.kind in "SU":
-        return [str(value).strip() for value in values]
-    return values.astype(values.dtype.newbyteorder("="))
+        for start in range(0, len(data), _ROWS):
+            part = Table(data[start : start + _ROWS])[[c for c in (ID, PATH) if c in names]]
+            part.convert_bytestring_to_unicode()
+            yield _canonical(pa.Table.from_pandas(part.to_pandas()), path)
 
 
 def _check_columns(names: list[str], path: Path) -> None:

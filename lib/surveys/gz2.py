@@ -88,8 +88,8 @@ DECISION_TREE = {
 """Table 1 of the paper (Willett et al. 2013, Table 2): task -> question, {answer: next task}.
 
 Task and answer are spelled as in the files, whose columns are ``<task>_<answer>_<measure>``.
-Zoobot's own schema of the tree (see `ZOOBOT`) has neither this spelling nor T08, and does not know that bars,
-arms and bulges are asked of discs only that are not edge-on.
+Zoobot's own schema of the tree (see `ZOOBOT`) has neither this spelling nor T08, and does not know
+that bars, arms and bulges are asked of discs only that are not edge-on.
 """
 
 ZOOBOT = {
@@ -227,7 +227,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def decision_tree() -> pd.DataFrame:
     """Table 1 of the paper: one row per task with its question, answers and what comes next.
 
-    Beside them are question and answers as Zoobot names them, whose networks learn from their votes.
+    Beside them are question and answers as Zoobot names them, which learns from their votes.
     """
     from zoobot.shared import schemas
 
