@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -14,31 +13,15 @@ from lib.images import dihedral
 from lib.paths import atomic
 
 
-class Engine(Protocol):
-    """Pixels, float32 (n, crop, crop, channels) -> features and probabilities, float32."""
-
-    name: str
-    batch: int
-    """Images that are best given at a time."""
-
-    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n, features) and probabilities (n, classes)."""
-
-
 class OnnxEngine:
-    """An ONNX network on the CPU, on the thread that calls it.
+    """A package's ``model.onnx`` on the CPU, on the thread that calls it.
 
     Several threads may call it at a time. That keeps cores busier than dividing each operation
     among them, and no thread waits for another.
-
-    Parameters
-    ----------
-    path : path
-        ``model.onnx`` of a package.
     """
 
-    name = "ONNX Runtime, CPU"
     batch = 4
+    """Images that are best given at a time."""
 
     def __init__(self, path: str | Path):
         import onnxruntime
@@ -51,20 +34,13 @@ class OnnxEngine:
         )
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `Engine`."""
+        """Features (n, features) and probabilities (n, classes) of pixels as the card says."""
         return tuple(self.session.run(["features", "probabilities"], {"pixels": pixels}))
 
 
 class KerasEngine:
-    """A Keras network by TensorFlow, for a GPU.
+    """A package's ``model.keras`` by TensorFlow, for a GPU."""
 
-    Parameters
-    ----------
-    path : path
-        ``model.keras`` of a package.
-    """
-
-    name = "TensorFlow"
     batch = 128
 
     def __init__(self, path: str | Path):
@@ -79,7 +55,7 @@ class KerasEngine:
         )
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `Engine`."""
+        """See `OnnxEngine`."""
         features, probabilities = self.forward(pixels)
         return features.numpy(), probabilities.numpy()
 
@@ -112,14 +88,14 @@ def write_onnx(trained: str | Path, path: str | Path) -> None:
         network.export(temporary, format="onnx", verbose=False)
 
 
-def open_engine(onnx: Path, keras: Path) -> Engine:
+def open_engine(onnx: Path, keras: Path) -> OnnxEngine | KerasEngine:
     """TensorFlow where there is a GPU that this process may use, else ONNX Runtime."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     on_gpu = not hidden and receipts.machine()["gpus"]
     return KerasEngine(keras) if on_gpu else OnnxEngine(onnx)
 
 
-def averaged(engine: Engine, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
+def averaged(engine, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
     """Features of the images, and probabilities averaged over 1 or 8 views of them."""
     features, total = engine.run(pixels)
     total = total.astype(np.float64)

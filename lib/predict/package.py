@@ -21,7 +21,7 @@ import numpy as np
 from lib import evaluation, receipts
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic
-from lib.predict.engine import Engine, OnnxEngine, averaged, open_engine, write_onnx
+from lib.predict.engine import KerasEngine, OnnxEngine, averaged, open_engine, write_onnx
 from lib.schema import InputError
 
 CARD, ONNX, KERAS, REFERENCE = "card.json", "model.onnx", "model.keras", "reference.npz"
@@ -107,7 +107,7 @@ class Package:
         """Temperature that calibrates predictions averaged over a number of views."""
         return self.card["calibration"]["temperature"][str(views)]
 
-    def engine(self) -> Engine:
+    def engine(self) -> OnnxEngine | KerasEngine:
         """The network, ready to run: TensorFlow where there is a GPU, else ONNX Runtime."""
         return open_engine(self.folder / ONNX, self.folder / KERAS)
 
@@ -324,7 +324,7 @@ def _preprocessing(folder: Path, run_folder: Path, settings: dict) -> dict[str, 
     }
 
 
-def _averaged(engine: Engine, cache: ImageCache, galaxy_ids, scale: float, views: int):
+def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, scale: float, views: int):
     """`averaged` of galaxies of the training survey, a batch per thread at a time."""
     rows = cache.rows(galaxy_ids)
     batches = [rows[start : start + engine.batch] for start in range(0, len(rows), engine.batch)]
