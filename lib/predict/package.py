@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,12 @@ VIEWS = (1, 8)
 
 REFERENCES = 2000
 """Training galaxies, at most, whose features are kept; more are drawn at random."""
+
+COPIED = (
+    *("role", "backbone", "initial_weights", "classes", "merge", "decision", "protocol"),
+    *("training", "weights_sha256"),
+)
+"""What the card has as the training run's settings have it."""
 
 RECEIPT = ("step", "git", "library", "packages", "machine", "inputs")
 """What of the training step's receipt says where the network comes from."""
@@ -167,24 +173,19 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     if len(training) > REFERENCES:
         training = training.sample(REFERENCES, random_state=0)
     learnt, _ = _averaged(engine, cache, training, scale, 1)
-    reference = _reference(learnt, features, folder / REFERENCE)
+    reference = _reference(learnt, features)
+    with atomic(folder / REFERENCE) as temporary:
+        np.savez(temporary, **asdict(reference))
     temperatures = {
         str(views): evaluation.fit_temperature(probabilities, label)
         for views, probabilities in zip(VIEWS, (single, mean))
     }
     receipt = receipts.read(run_folder)
     card = {
-        "role": run.settings["role"],
-        "backbone": run.settings["backbone"],
-        "initial_weights": run.settings["initial_weights"],
-        "classes": list(run.classes),
-        "merge": run.settings.get("merge"),
-        "decision": run.settings.get("decision"),
+        **{name: run.settings.get(name) for name in COPIED},
         "preprocessing": {
             **preprocessing,
-            "crop": run.settings["crop"],
-            "colour": run.settings["colour"],
-            "input_scale": scale,
+            **{name: run.settings[name] for name in ("crop", "colour", "input_scale")},
         },
         "calibration": {
             "method": "temperature scaling on the validation galaxies (Guo et al. 2017)",
@@ -203,18 +204,15 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
             "flag_percentile": FLAG_PERCENTILE,
             "flag_distance": float(np.percentile(reference.distances, FLAG_PERCENTILE)),
         },
-        "training": run.settings["training"],
         "training_data": {
             "galaxies": run.predictions["split"].value_counts().sort_index().to_dict(),
             "assignment_sha256": run.settings["assignment_sha256"],
             "image_cache_sha256": run.settings["image_cache_sha256"],
         },
-        "seen": run.settings.get("seen") or {},
+        "seen": run.settings.get("seen", {}),
         "scores": evaluation.scores(run.confusion()),
         "scores_split": run.reported_split,
-        "protocol": run.protocol,
         "onnx": {"largest_difference": difference, "compared_galaxies": len(validation)},
-        "weights_sha256": run.settings["weights_sha256"],
         "files": {name: receipts.sha256(folder / name) for name in (KERAS, ONNX, REFERENCE)},
         "receipt": {name: receipt[name] for name in RECEIPT},
     }
@@ -337,14 +335,10 @@ def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, scale: float, v
         return [np.concatenate(column) for column in zip(*pool.map(work, batches))]
 
 
-def _reference(training: np.ndarray, held_out: np.ndarray, path: Path) -> Reference:
-    """Standardise training features, measure the held-out galaxies by them, and keep both."""
+def _reference(training: np.ndarray, held_out: np.ndarray) -> Reference:
+    """Standardise training features, and measure the held-out galaxies by them."""
     centre, scale = training.mean(axis=0), training.std(axis=0)
     scale = np.maximum(scale, 1e-6 * scale.max())  # a dead feature tells nothing
     standard = (training - centre) / scale
     reference = Reference(centre, scale, standard, np.empty(0, np.float32))
-    distances = np.sort(reference.distance(held_out))
-    reference = Reference(centre, scale, standard, distances)
-    with atomic(path) as temporary:
-        np.savez(temporary, **asdict(reference))
-    return reference
+    return replace(reference, distances=np.sort(reference.distance(held_out)))
