@@ -175,6 +175,7 @@ if "predict" in config:
             [f"{SURVEY}/shards/{number:06d}.parquet" for number in range(SHARDS)],
             plan=PLAN,
         output:
-            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits", "catalogue.vot")],
+            # A VOTable too, but not of very many galaxies.
+            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits")],
         shell:
             f"{PYTHON} -m lib.predict gather {{input.plan:q}}"

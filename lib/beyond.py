@@ -8,16 +8,26 @@ test part.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from lib import classical, conformal, evaluation, images, models, paths, pretraining, probe, votes
+from lib import (
+    classical,
+    conformal,
+    evaluation,
+    images,
+    models,
+    paths,
+    pretraining,
+    probe,
+    recipes,
+    votes,
+)
 from lib.models import Network
 from lib.polarnet import TOWERS, tower_weights
 from lib.schema import ARM_CLASSES, MERGES, InputError, probability_columns
@@ -92,8 +102,11 @@ class VotedGalaxies:
         """
         chosen = np.random.default_rng([settings.seed, 17]).permutation(len(self.ids))[:galaxies]
         chosen = np.sort(chosen)
-        source = pretraining.Voted(settings, self.pixels[chosen], self.counts[chosen])
-        folder = f"real-{len(chosen)}-{settings.curriculum.galaxies}-{settings.seed}"
+        source = pretraining.Voted(
+            settings, self.ids[chosen], self.pixels[chosen], self.counts[chosen]
+        )
+        which = source.identity["identifiers_sha256"][:12]
+        folder = f"real-{len(chosen)}-{which}-{settings.curriculum.galaxies}-{settings.seed}"
         return pretraining.pretrain(settings, states / folder, source)
 
     def curve(self, data: Data, sizes, settings, states: Path, repeats: int) -> pd.DataFrame:
@@ -106,11 +119,6 @@ class VotedGalaxies:
             for size in sizes
         )
         return _curve_of_networks(data, armnets, repeats)
-
-    def facts(self) -> dict[str, object]:
-        """What a card of weights says of them."""
-        digest = hashlib.sha256(",".join(map(str, self.ids)).encode()).hexdigest()
-        return {"trained_on": {"galaxies": len(self.ids), "identifiers_sha256": digest}}
 
 
 def voted_galaxies(run_dir: str, survey: Survey) -> VotedGalaxies:
@@ -178,12 +186,16 @@ class Data:
     classes : tuple of str
         Arm classes with enough galaxies.
     pixels : ndarray of uint8, (n, 72, 72, 3)
+    seen : dict
+        What was checked of galaxies that the bundled ArmNet has learnt from, see
+        `lib.weights.unseen`.
     """
 
     sample: pd.DataFrame
     features: dict[str, np.ndarray]
     classes: tuple[str, ...]
     pixels: np.ndarray
+    seen: dict[str, object] = field(default_factory=dict)
 
     @property
     def label(self) -> np.ndarray:
@@ -203,14 +215,21 @@ class Data:
         """Some of the galaxies."""
         features = {name: values[positions] for name, values in self.features.items()}
         sample = self.sample.iloc[positions].reset_index(drop=True)
-        return Data(sample, features, self.classes, self.pixels[positions])
+        return replace(self, sample=sample, features=features, pixels=self.pixels[positions])
 
     def with_backbone(self, backbone) -> Data:
         """The same galaxies with the features of another ArmNet."""
         return replace(self, features=self.features | _features(self.pixels, backbone))
 
 
-def read(run_dir: str, backbone=None, *, least: int = 10, binning: int = 2) -> Data:
+def read(
+    run_dir: str,
+    backbone=None,
+    *,
+    least: int = 10,
+    binning: int = 2,
+    overlap: str = "refuse",
+) -> Data:
     """Features of a run's sample.
 
     Parameters
@@ -223,11 +242,21 @@ def read(run_dir: str, backbone=None, *, least: int = 10, binning: int = 2) -> D
         Galaxies that a class must have to be learnt and scored; others are left out.
     binning : int
         Pixels of a GZ2 cut-out per pixel of the cache, along each side.
+    overlap : {"refuse", "leave out"}
+        What is done about galaxies of the sample that the bundled ArmNet has learnt from.
+
+    Raises
+    ------
+    InputError
+        If there are such galaxies and `overlap` is "refuse", or too few classes.
     """
     folder = paths.step_folder(run_dir, "02_preprocessing")
     sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
     wide = images.open_cache(folder, SIDE)
     sample = sample[wide.has(sample["galaxy_id"])].sort_values("galaxy_id", ignore_index=True)
+    seen = {}
+    if backbone is None:  # one that was trained here has learnt from none of the sample
+        sample, seen = recipes.unseen(sample, ARMNET, overlap)
     counts = sample["label"].value_counts()
     classes = tuple(c for c in ARM_CLASSES if counts.get(c, 0) >= least)
     if len(classes) < 2:
@@ -240,13 +269,16 @@ def read(run_dir: str, backbone=None, *, least: int = 10, binning: int = 2) -> D
     cache = images.open_cache(folder, SIZE)
     pixels = np.asarray(cache.arrays[cache.rows(sample["galaxy_id"])])
     features = {"classical": numbers, **_features(pixels, backbone)}
-    return Data(sample, features, classes, pixels)
+    return Data(sample, features, classes, pixels, seen)
+
+
+ARMNET = Network("B0", "ArmNet", "votes", SIZE, view="polar", amplitudes=True)
+"""The bundled network and its amplitudes."""
 
 
 def _features(pixels: np.ndarray, backbone) -> dict[str, np.ndarray]:
     """What an ArmNet, the bundled one if None, and the amplitudes say of images."""
-    weights = "votes" if backbone is None else "none"
-    network = Network("B0", "ArmNet", weights, SIZE, view="polar", amplitudes=True)
+    network = ARMNET if backbone is None else replace(ARMNET, weights="none")
     model, _ = models.build(network, len(ARM_CLASSES), 0)
     for layer in backbone.layers if backbone is not None else ():
         if layer.weights:

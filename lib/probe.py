@@ -84,7 +84,13 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
 
 
 def compare(
-    run_dir: str, networks: Mapping[str, Network], *, binning: int, join: str, seed: int = 0
+    run_dir: str,
+    networks: Mapping[str, Network],
+    *,
+    binning: int,
+    join: str,
+    leave_out: Sequence[int] = (),
+    seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Predict the galaxies of a run's sample from every kind of features.
 
@@ -98,6 +104,8 @@ def compare(
         Pixels of a GZ2 cut-out per pixel of the cache, along each side.
     join : str
         The network whose features are also joined with the classical ones.
+    leave_out : sequence of int
+        Identifiers of galaxies of the sample that are not predicted.
     seed : int
         Of the folds and of random weights.
 
@@ -109,7 +117,7 @@ def compare(
     """
     folder = paths.step_folder(run_dir, "02_preprocessing")
     cache = images.open_cache(folder, 96)
-    sample = _sample(run_dir, cache)
+    sample = _sample(run_dir, cache, leave_out)
     rows, label = cache.rows(sample["galaxy_id"]), sample["label"].to_numpy()
     values = {"classical": classical.features(cache.arrays[rows], r90=50 / binning)}
     for name, network in networks.items():
@@ -123,10 +131,10 @@ def compare(
     return found
 
 
-def _sample(run_dir: str, cache: ImageCache) -> pd.DataFrame:
-    """A run's sample, as far as its galaxies have images."""
+def _sample(run_dir: str, cache: ImageCache, leave_out: Sequence[int]) -> pd.DataFrame:
+    """A run's sample, as far as its galaxies have images and are not to be left out."""
     sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-    return sample[cache.has(sample["galaxy_id"])]
+    return sample[cache.has(sample["galaxy_id"]) & ~sample["galaxy_id"].isin(leave_out)]
 
 
 def train_by_fold(
@@ -136,6 +144,7 @@ def train_by_fold(
     folder: str | Path,
     *,
     folds: int = 5,
+    leave_out: Sequence[int] = (),
     seed: int = 0,
 ) -> pd.DataFrame:
     """Train a network on each fold's other galaxies, and predict the fold.
@@ -152,6 +161,8 @@ def train_by_fold(
         Features that it wants computed once are kept in the run's folder ``features``.
     folder : path
         For the results of each fold; those that are there already are not trained again.
+    leave_out : sequence of int
+        See `compare`.
     folds, seed : int
         See `lib.evaluation.repeated_folds`.
 
@@ -162,7 +173,7 @@ def train_by_fold(
     """
     prepared = paths.step_folder(run_dir, "02_preprocessing")
     cache = images.open_cache(prepared, network.crop, network.colour)
-    sample = _sample(run_dir, cache)
+    sample = _sample(run_dir, cache, leave_out)
     features = paths.resolve(run_dir) / "features" if protocol.feature_views else None
     tables = []
     for fold in range(folds):

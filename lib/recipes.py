@@ -13,7 +13,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lib import evaluation, votes
+import pandas as pd
+
+from lib import evaluation, votes, weights
+from lib.images import CHANNELS
 from lib.models import Network
 from lib.schema import InputError
 from lib.training import Protocol
@@ -46,6 +49,34 @@ def apply(recipe: str, network: Network, protocol: Protocol) -> tuple[Network, P
         amplitudes=True,
     )
     return network, replace(protocol, head="votes", feature_views=1, epochs=1)
+
+
+def unseen(
+    sample: pd.DataFrame, network: Network, overlap: str = "refuse"
+) -> tuple[pd.DataFrame, dict[str, object]]:
+    """The galaxies of a sample whose votes a network has not learnt from before it is trained.
+
+    Parameters
+    ----------
+    sample : DataFrame
+    network : Network
+    overlap : {"refuse", "leave out"}
+
+    Returns
+    -------
+    sample : DataFrame
+    facts : dict
+        What was checked, for the run's settings; see `lib.weights.unseen`.
+
+    Raises
+    ------
+    InputError
+        If there is an overlap that is to be refused.
+    """
+    channels = CHANNELS[network.colour]
+    return weights.unseen(
+        sample, network.weights, network.backbone, channels=channels, overlap=overlap
+    )
 
 
 def require(recipe: str | None, run_folder: str | Path) -> None:

@@ -27,7 +27,7 @@
 #
 # **Outputs**
 # - `model/`: the network as `.keras` and ONNX with a card, ready to be applied elsewhere
-# - `catalogue.parquet`, `.fits`, `.vot`: one row per cut-out
+# - `catalogue.parquet`, `.fits`, `.vot`: one row per cut-out (no `.vot` of very many)
 # - figures
 #
 # The same on any number of images, in parallel and on clusters, is `make predict`.
@@ -48,7 +48,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, recipes
+from lib import paths, recipes, weights
 from lib.figures import predict as figures
 from lib.figures import style
 from lib.images import central_crop, decode
@@ -147,12 +147,32 @@ planned = survey.read_plan(plan)
 print(f"{planned['galaxies']:,} images in {planned['shards']} shards")
 
 # %% [markdown]
+# ### 3.3 Know which of them were learnt from
+#
+# Count those whose votes the weights at the start have learnt from, where these are listed: what the
+# network says of them is no test of it.
+
+# %%
+start_weights = exported.card["initial_weights"]["source"]
+if start_weights == "votes":
+    origin, learnt = weights.learnt_from(exported.card["backbone"])
+    asked = pd.read_parquet(out / survey.LIST, columns=["galaxy_id"])["galaxy_id"].astype("str")
+    known = asked.isin(learnt.astype("str")).sum()
+    display(
+        Markdown(
+            f"{known:,} of {len(asked):,} galaxies have the identifier of one of the {len(learnt):,} "
+            f"galaxies of {origin!r} that {exported.card['backbone']} has learnt from. "
+            + exported.card["seen"].get("note", "")
+        )
+    )
+
+# %% [markdown]
 # ## 4 The catalogue
 #
 # ### 4.1 Predict
 #
 # Read, crop and bin each image as for the training, run the network, calibrate, and write the
-# catalogue in three formats. An image that cannot be read costs its own row only.
+# catalogue. An image that cannot be read costs its own row only.
 
 # %%
 start = time.perf_counter()

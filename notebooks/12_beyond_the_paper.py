@@ -31,7 +31,9 @@
 # - where the network is trained anew (`real_views`), the survey's images and votes
 #
 # **Outputs**
-# - `armnet-3ch.safetensors`, `.json`: the network and its card, where it was trained anew
+# - `armnet-3ch.safetensors`, `.json`, `.galaxies.txt`: the network, its card and the galaxies it has
+#   learnt from, where it was trained anew
+# - `seen.json`: whether galaxies of the sample were among those that the bundled network learnt from
 # - `scores.csv`, `gains.csv`, `quality.csv`: the ablation; `curves.csv`: the learning curves
 # - `coverage.csv`: how often the prediction sets of each class hold the label
 # - `predictions.parquet`: what the winning recipe says of every galaxy, in turn unseen
@@ -49,6 +51,8 @@
 # Import the project's library; `lib.beyond` compares, `lib.votes` learns from fractions.
 
 # %%
+import json
+
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -87,6 +91,8 @@ head_sizes = [50, 100, 200, 400]
 repeats = 1
 # Share of the sample that is set aside.
 test_share = 0.2
+# Galaxies of the sample that the bundled network has learnt from: refuse or leave out.
+overlap = "refuse"
 # Galaxies that a class must have to be learnt and scored.
 least = 10
 # Seed of the parts, the folds and the training.
@@ -124,8 +130,8 @@ if real_views:
     settings = beyond.real_settings(seed, real_views)
     curve, real = voted.train(settings, states)
     armnet = beyond.build_armnet(real)
-    card = pretraining.card(settings, curve, pretraining.Voted) | voted.facts()
-    weights.save_bundled(armnet, card, out)
+    card = pretraining.card(settings, curve, pretraining.Voted)
+    weights.save_bundled(armnet, card, out, survey=survey, galaxy_ids=voted.ids)
 
 # %% [markdown]
 # ### 2.2 Watch it learn
@@ -148,9 +154,14 @@ if curve is not None:
 #
 # Measure, for each galaxy of the sample, the classical numbers (`lib.classical`), the amplitudes of
 # the polar view (`lib.amplitudes`) and the features of both networks, and set the test part aside.
+# The bundled network may not be judged on galaxies whose votes it has learnt from; what was checked
+# is kept in `seen.json`.
 
 # %%
-everything = beyond.read(run_dir, armnet, least=least)
+everything = beyond.read(run_dir, armnet, least=least, overlap=overlap)
+if everything.seen:
+    display(Markdown(everything.seen["note"]))
+    (out / "seen.json").write_text(json.dumps(everything.seen, indent=1) + "\n")
 development, test = beyond.development_and_test(everything.label, share=test_share, seed=seed)
 data = everything.take(development)
 parts = {"development": data.sample["label"], "test": everything.sample["label"].iloc[test]}

@@ -9,8 +9,6 @@ from dataclasses import replace
 import exported as made
 import keras
 import numpy as np
-import onnx
-import onnxruntime
 import pandas as pd
 import pytest
 import scipy.special
@@ -23,7 +21,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from lib import images, models, recipes
-from lib.predict import catalogue, engine, inputs, onnx_export, package, survey
+from lib.predict import catalogue, engine, inputs, package, survey
 from lib.predict.__main__ import main
 from lib.schema import InputError
 
@@ -89,7 +87,7 @@ def test_onnx_gives_what_keras_gives(run, model):
 def test_real_networks_are_exported_alike(network, tmp_path):
     trained, _ = models.build(network, 6, seed=1)
     trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
+    engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     shape = (8, *trained.input.shape[1:])
     pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4") * network.input_scale
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
@@ -97,35 +95,6 @@ def test_real_networks_are_exported_alike(network, tmp_path):
     small = 3e-4 if network.amplitudes else 1e-5  # logarithms of amplitudes near zero
     np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=small)
     np.testing.assert_allclose(probabilities, trained(pixels).numpy(), atol=1e-4)
-
-
-def test_gates_leave_images_in_the_layout_of_convolutions(tmp_path):
-    network = models.Network("B0", "EfficientNetB0", crop=64, colour="grey")
-    trained, _ = models.build(network, 6, seed=1)
-    trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
-    written = onnx.load(tmp_path / "model.onnx")
-    onnx.checker.check_model(written, full_check=True)
-    assert sum(node.op_type == "Resize" for node in written.graph.node) == 16  # one per block
-
-    # A runtime keeps images in a layout of its own, which depends on the processor, only through a
-    # product of two equal shapes.
-    inferred = onnx.shape_inference.infer_shapes(written).graph
-    sizes = {
-        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim[1:]]
-        for value in (*inferred.value_info, *inferred.input, *inferred.output)
-    }
-    products = [
-        [sizes.get(name, []) for name in n.input] for n in inferred.node if n.op_type == "Mul"
-    ]
-    of_images = [pair for pair in products if all(len(size) == 3 for size in pair)]
-    assert len(of_images) >= 16 and all(one == other for one, other in of_images)
-
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    pixels = np.random.default_rng(1).uniform(0, 1, (5, 64, 64, 1)).astype("f4")
-    for n in (1, 5):  # the number of images stays free
-        (found,) = session.run(["probabilities"], {"pixels": pixels[:n]})
-        np.testing.assert_allclose(found, trained(pixels[:n]).numpy(), atol=1e-5)
 
 
 def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
@@ -139,7 +108,7 @@ def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
     features = keras.layers.GlobalAveragePooling2D(name="features")(x)
     trained = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(features))
     trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
+    engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     images = np.random.default_rng(1).uniform(0, 1, (4, 16, 16, 1)).astype("f4")
     found, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(images)
     expected = keras.Model(pixels, features)(images).numpy()
@@ -298,6 +267,17 @@ def test_formats_agree_and_say_what_columns_mean(predicted, model):
     infos = votable.parse(folder / "catalogue.vot").resources[0].infos
     assert {i.name: i.value for i in infos}["WEIGHTS"] == model.card["weights_sha256"]
     assert Table.read(folder / "catalogue.parquet").meta["VIEWS"] == 1
+
+
+def test_a_votable_is_written_of_few_galaxies_only(predicted, monkeypatch):
+    """It has to fit into memory; Parquet and FITS are written shard by shard."""
+    votable_file = predicted.parent / "catalogue.vot"
+    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 59)
+    survey.gather(predicted)
+    assert not votable_file.exists() and len(Table.read(predicted.parent / "catalogue.fits")) == 60
+    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 60)
+    survey.gather(predicted)
+    assert len(Table.read(votable_file)) == 60
 
 
 def test_a_bad_image_costs_one_row(run, model, predicted, tmp_path):

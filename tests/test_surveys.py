@@ -12,6 +12,7 @@ import tables
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zoobot.shared import schemas
 
 from lib.schema import ARM_CLASSES, CLEAN_COLUMNS, RHO_COLUMNS, InputError, validate_votes
 from lib.surveys import gz2, open_survey
@@ -170,8 +171,21 @@ def test_decision_tree_is_the_published_one():
     assert following <= {t[1:3] for t in tree} | {"end"}
     assert "01" not in following
     assert list(gz2.decision_tree().loc["02"]) == [
-        "Could this be a disc viewed edge-on?", "yes, no", "09, 03",
+        "Could this be a disc viewed edge-on?", "yes, no", "09, 03", "disk-edge-on-gz2: yes, no",
     ]  # fmt: skip
+
+
+def test_decision_tree_is_that_of_zoobot_as_far_as_that_goes():
+    questions = {q.text: q for q in schemas.gz2_ortho_schema.questions}
+    assert set(gz2.ZOOBOT.values()) == set(questions)
+    answers = {task[:3]: list(a) for task, (_, a) in gz2.DECISION_TREE.items()}
+    assert set(answers) - set(gz2.ZOOBOT) == {"t08"}
+    for task, name in gz2.ZOOBOT.items():
+        assert len(answers[task]) == len(questions[name].answers)
+    # The arm numbers, in the order of the classes.
+    arms = [a.text.split("_")[1] for a in questions["spiral-arm-count-gz2"].answers]
+    ours = [a.split("_", 1)[1].replace("_", "-") for a in answers["t11"]]
+    assert arms == ours == ["1", "2", "3", "4", "more-than-4", "cant-tell"]
 
 
 # ---- bad input

@@ -213,23 +213,18 @@ def _predict(
             reasons += [reason for part in block for reason in part[0]]
             distances.append(exported.reference.distance(np.concatenate([b[1] for b in block])))
             probabilities += [part[2] for part in block]
-    return catalogue.table(
-        listed,
-        reasons,
-        np.concatenate(distances),
-        np.concatenate(probabilities),
-        exported,
-        content["views"],
-    )
+    found = np.concatenate(distances), np.concatenate(probabilities)
+    return catalogue.table(listed, reasons, *found, exported, content["views"])
 
 
 def gather(plan_path: str | Path) -> Path:
-    """Put the shards together into one catalogue in three formats.
+    """Put the shards together into one catalogue.
 
     Returns
     -------
     Path
-        ``catalogue.parquet``; ``catalogue.fits`` and ``catalogue.vot`` lie beside it.
+        ``catalogue.parquet``; beside it lie ``catalogue.fits`` and, unless the survey is very long
+        (see `lib.predict.catalogue`), ``catalogue.vot``.
 
     Raises
     ------
@@ -266,14 +261,12 @@ def run(plan_path: str | Path, log: Callable[[str], None] = print) -> Path:
 
 def summary(path: str | Path) -> dict[str, object]:
     """Numbers of a catalogue: `galaxies`, `predicted`, `flagged`, and `reasons` by frequency."""
-    counts = {"galaxies": 0, "predicted": 0, "flagged": 0}
-    reasons: dict[str, int] = {}
-    with pa.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["reason", "out_of_distribution"]):
-            part = batch.to_pandas()
-            counts["galaxies"] += len(part)
-            counts["predicted"] += int((part["reason"] == "").sum())
-            counts["flagged"] += int(part["out_of_distribution"].sum())
-            for reason, number in part["reason"][part["reason"] != ""].value_counts().items():
-                reasons[reason] = reasons.get(reason, 0) + int(number)
-    return {**counts, "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1]))}
+    table = pa.parquet.read_table(path, columns=["reason", "out_of_distribution"])
+    found = sorted(table["reason"].value_counts().to_pylist(), key=lambda row: -row["counts"])
+    reasons = {row["values"]: row["counts"] for row in found if row["values"]}
+    return {
+        "galaxies": len(table),
+        "predicted": len(table) - sum(reasons.values()),
+        "flagged": int(table["out_of_distribution"].to_numpy().sum()),
+        "reasons": reasons,
+    }

@@ -34,7 +34,14 @@ import keras
 from lib.paths import resolve
 from lib.schema import InputError
 from lib.weights import checkpoint, hub, imagenet
-from lib.weights.bundled import BUNDLED, load_bundled, save_bundled
+from lib.weights.bundled import (
+    BUNDLED,
+    identifiers_sha256,
+    learnt_from,
+    load_bundled,
+    save_bundled,
+    unseen,
+)
 from lib.weights.graph import PLAIN, BackboneVariant, architecture_class, build, require_variant
 
 __all__ = [
@@ -43,9 +50,12 @@ __all__ = [
     "BackboneVariant",
     "architecture_class",
     "build",
+    "identifiers_sha256",
     "initialise",
+    "learnt_from",
     "load_bundled",
     "save_bundled",
+    "unseen",
     "variant",
 ]
 
