@@ -22,11 +22,12 @@ from lib import (
     evaluation,
     images,
     models,
+    networks,
     paths,
     pretraining,
     probe,
-    recipes,
     votes,
+    weights,
 )
 from lib.models import Network
 from lib.polarnet import TOWERS, tower_weights
@@ -160,7 +161,6 @@ def build_armnet(real, simulated=None):
     """
     import keras
 
-    from lib import weights
     from lib.polar import PolarView
 
     view = PolarView.of_crop(SIZE, name="polar_view")
@@ -256,7 +256,7 @@ def read(
     sample = sample[wide.has(sample["galaxy_id"])].sort_values("galaxy_id", ignore_index=True)
     seen = {}
     if backbone is None:  # one that was trained here has learnt from none of the sample
-        sample, seen = recipes.unseen(sample, ARMNET, overlap)
+        sample, seen = weights.unseen(sample, "votes", "ArmNet", channels=3, overlap=overlap)
     counts = sample["label"].value_counts()
     classes = tuple(c for c in ARM_CLASSES if counts.get(c, 0) >= least)
     if len(classes) < 2:
@@ -283,11 +283,41 @@ def _features(pixels: np.ndarray, backbone) -> dict[str, np.ndarray]:
     for layer in backbone.layers if backbone is not None else ():
         if layer.weights:
             model.get_layer(layer.name).set_weights(layer.get_weights())
-    shown = images.network_input(pixels, "rgb", network.input_scale)
+    shown = images.network_input(pixels, "rgb")
     values = models.body_of(model).predict(shown, batch_size=64, verbose=0)
-    width = model.get_layer(models.LAST_CONVOLUTION).output.shape[-1]
+    width = model.get_layer(networks.LAST_CONVOLUTION).output.shape[-1]
     towers = np.split(values[:, :width], len(TOWERS), axis=1)
     return {**dict(zip(TOWERS, towers)), "amplitudes": values[:, width:]}
+
+
+def arm_counter(head: votes.Head, classes: tuple[str, ...], backbone=None):
+    """The whole recipe as one network: ArmNet, amplitudes, and a head of `lib.votes`.
+
+    Parameters
+    ----------
+    head : Head
+        Fitted to the features of `LEVERS[RECIPE]`, joined.
+    classes : tuple of str
+    backbone : keras.Model, optional
+        An ArmNet; that in ``data/weights`` by default.
+
+    Returns
+    -------
+    model : keras.Model
+        (batch, 72, 72, 3) pixels [0, 255] -> (batch, classes) expected vote fractions.
+    origin : dict
+        Of the weights of the backbone, see `lib.weights.initialise`.
+    """
+    network = replace(ARMNET, dense_units=votes.COMPONENTS, activation="linear")
+    network = network if backbone is None else replace(network, weights="none")
+    model, origin = models.build(network, len(classes), 0)
+    for layer in backbone.layers if backbone is not None else ():
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+    kernel, bias, last, last_bias = head.layers(votes.COMPONENTS)
+    for name, values in zip(models.HEAD, ((kernel, bias), (last, last_bias))):
+        model.get_layer(name).set_weights(values)
+    return model, origin
 
 
 def cross_validate(

@@ -19,8 +19,7 @@ PACKAGE = Path(__file__).resolve().parent
 """Folder of `lib`."""
 
 RUNNERS = frozenset(
-    f"{PACKAGE.name}/{name}.py"
-    for name in ("code", "processes", "receipts", "steps")
+    f"{PACKAGE.name}/{name}.py" for name in ("code", "processes", "receipts", "steps")
 )
 """Modules that run steps and record how: no result depends on them."""
 

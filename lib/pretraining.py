@@ -535,7 +535,9 @@ def _swap_in_average(network, optimizer) -> list[np.ndarray]:
 def _finished(folder: Path, mark: str) -> bool:
     """Whether a folder holds the finished weights of these settings and galaxies."""
     made = folder / "settings.json"
-    return made.exists() and made.read_text(encoding="utf-8") == mark and (folder / FINISHED).exists()
+    return (
+        made.exists() and made.read_text(encoding="utf-8") == mark and (folder / FINISHED).exists()
+    )
 
 
 def _save(folder: Path, mark: str, network, optimizer, chunk: int, curve: list) -> None:

@@ -1,7 +1,7 @@
 """What features know of the number of arms: linear classifiers, cross-validated.
 
 A linear probe has nothing of its own to learn with, so its score tells how much of what is asked
-lies in the features already. Beside it, `train_by_fold` trains a whole network on the same folds.
+lies in the features already.
 Protocol `sound`: every choice is made inside the training folds, and each galaxy is predicted by
 classifiers that never saw it.
 """
@@ -9,17 +9,15 @@ classifiers that never saw it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from lib import classical, evaluation, images, models, paths, selection, training
+from lib import classical, evaluation, images, models, paths
 from lib.controls import classifier
 from lib.images import ImageCache, network_input
 from lib.models import Network
-from lib.training import Protocol
 
 ORIENTATIONS = 8
 """Quarter turns and mirror images, which change a galaxy's image but not its arms."""
@@ -47,7 +45,7 @@ def network_features(network: Network, cache: ImageCache, rows: np.ndarray, seed
     """
     model, receipt = models.build(network, 2, seed)
     body = models.body_of(model)
-    pixels = network_input(cache.arrays[rows], cache.colour, network.input_scale)
+    pixels = network_input(cache.arrays[rows], cache.colour)
     total = sum(
         body.predict(images.dihedral(pixels, view), verbose=0) for view in range(ORIENTATIONS)
     )
@@ -135,65 +133,6 @@ def _sample(run_dir: str, cache: ImageCache, leave_out: Sequence[int]) -> pd.Dat
     """A run's sample, as far as its galaxies have images and are not to be left out."""
     sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
     return sample[cache.has(sample["galaxy_id"]) & ~sample["galaxy_id"].isin(leave_out)]
-
-
-def train_by_fold(
-    run_dir: str,
-    network: Network,
-    protocol: Protocol,
-    folder: str | Path,
-    *,
-    folds: int = 5,
-    leave_out: Sequence[int] = (),
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Train a network on each fold's other galaxies, and predict the fold.
-
-    Of the other galaxies at most 300 of each class are taken, an eighth of which choose the epoch.
-    With the same `seed`, folds are those of `cross_validate`.
-
-    Parameters
-    ----------
-    run_dir : str
-        Run whose steps 01 and 02 are done.
-    network : Network
-    protocol : Protocol
-        Features that it wants computed once are kept in the run's folder ``features``.
-    folder : path
-        For the results of each fold; those that are there already are not trained again.
-    leave_out : sequence of int
-        See `compare`.
-    folds, seed : int
-        See `lib.evaluation.repeated_folds`.
-
-    Returns
-    -------
-    DataFrame
-        See `cross_validate`.
-    """
-    prepared = paths.step_folder(run_dir, "02_preprocessing")
-    cache = images.open_cache(prepared, network.crop, network.colour)
-    sample = _sample(run_dir, cache, leave_out)
-    features = paths.resolve(run_dir) / "features" if protocol.feature_views else None
-    tables = []
-    for fold in range(folds):
-        place = Path(folder) / f"fold_{fold}"
-        if not (place / "model.json").exists():  # written last
-            parts = {"validation_fraction": 0.125, "fold": fold, "folds": folds, "seed": seed}
-            assignment = selection.assign(sample, **parts)
-            run = training.train(
-                network, protocol, cache, assignment, place, features=features, log=_quiet
-            )
-            training.save_run(run, place, keep_model=False)
-        tables.append(evaluation.read_run(place).part("test").assign(repeat=0, fold=fold))
-    found = pd.concat(tables)
-    found["galaxy"] = pd.Index(sample["galaxy_id"]).get_indexer(found["galaxy_id"])
-    columns = ["repeat", "fold", "galaxy", "label", "predicted"]
-    return found[columns].sort_values("galaxy", ignore_index=True)
-
-
-def _quiet(line: str) -> None:
-    """Take a training's line for each epoch; there would be thousands."""
 
 
 def one_thread():

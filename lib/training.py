@@ -560,6 +560,8 @@ def save_run(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    listed = predictions[["galaxy_id", "label", "split"]]
+    settings = {**settings, "assignment_sha256": fingerprint(listed.to_csv(index=False))}
     if model is not None:
         with atomic(folder / "model.keras") as temporary:
             model.save(temporary)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from lib.models import weights_hash
+from lib.networks import weights_hash
 
 
 def model_hash(explainer) -> str:

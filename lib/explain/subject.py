@@ -50,7 +50,7 @@ class Subject:
     def inputs(self, galaxy_ids) -> np.ndarray:
         """Images as the model takes them, float32 (n, crop, crop, channels)."""
         pixels = self.images.arrays[self.images.rows(galaxy_ids)]
-        return network_input(pixels, self.images.colour, self.run.settings["input_scale"])
+        return network_input(pixels, self.images.colour)
 
     def cutouts(self, galaxy_ids) -> np.ndarray:
         """Cut-outs in colour, where the cache has it: uint8 (n, crop, crop, 3 or 1)."""

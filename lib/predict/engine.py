@@ -46,11 +46,13 @@ class KerasEngine:
     def __init__(self, path: str | Path):
         import keras
 
-        from lib import models
+        from lib import networks
 
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-        network = keras.Model(model.input, [model.get_layer(models.FEATURES).output, model.output])
-        self.forward = models.graph(
+        network = keras.Model(
+            model.input, [model.get_layer(networks.FEATURES).output, model.output]
+        )
+        self.forward = tf.function(
             lambda pixels: network(pixels, training=False), reduce_retracing=True
         )
 
@@ -73,14 +75,14 @@ def write_onnx(trained: str | Path, path: str | Path) -> None:
     """
     import keras
 
-    from lib import models
+    from lib import networks
 
     model = keras.models.load_model(trained, compile=False, safe_mode=True)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             # tf2onnx would make inputs of what the layer keeps as TensorFlow's constants.
             layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
-    outputs = {"features": model.get_layer(models.FEATURES).output, "probabilities": model.output}
+    outputs = {"features": model.get_layer(networks.FEATURES).output, "probabilities": model.output}
     network = keras.Model(model.input, outputs)
     network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
     with atomic(path) as temporary, warnings.catch_warnings():

@@ -37,7 +37,7 @@ REFERENCES = 2000
 
 COPIED = (
     *("role", "backbone", "initial_weights", "classes", "merge", "decision", "protocol"),
-    *("training", "weights_sha256"),
+    *("epochs", "batch_size", "seed", "weights_sha256"),
 )
 """What the card has as the training run's settings have it."""
 
@@ -144,10 +144,11 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     run = evaluation.read_run(run_folder)
     if not (run_folder / KERAS).is_file():
         raise InputError(f"{run_folder / KERAS} is missing: run the training notebook again")
-    prepared = run_folder.parent / "02_preprocessing"
+    step = run_folder if (run_folder / receipts.NAME).is_file() else run_folder.parent
+    prepared = step.parent / "02_preprocessing"
     preprocessing = _preprocessing(prepared, run_folder, run.settings)
     cache = open_cache(prepared, run.settings["crop"], run.settings["colour"])
-    if cache.sha256 != run.settings["image_cache_sha256"]:
+    if cache.sha256 != run.settings["images"]["image_cache_sha256"]:
         raise InputError(
             f"{run_folder} was trained on other images than those in {prepared}: train again"
         )
@@ -158,11 +159,10 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     write_onnx(folder / KERAS, folder / ONNX)
 
     engine = OnnxEngine(folder / ONNX)
-    scale = run.settings["input_scale"]
     validation = run.part("validation")
     label = evaluation.class_index(validation["label"], run.classes)
-    features, single = _averaged(engine, cache, validation["galaxy_id"], scale, 1)
-    _, mean = _averaged(engine, cache, validation["galaxy_id"], scale, VIEWS[-1])
+    features, single = _averaged(engine, cache, validation["galaxy_id"], 1)
+    _, mean = _averaged(engine, cache, validation["galaxy_id"], VIEWS[-1])
     difference = float(np.abs(single - run.probabilities("validation")).max())
     if difference > PARITY:
         raise ValueError(
@@ -172,7 +172,7 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     training = run.part("train")["galaxy_id"]
     if len(training) > REFERENCES:
         training = training.sample(REFERENCES, random_state=0)
-    learnt, _ = _averaged(engine, cache, training, scale, 1)
+    learnt, _ = _averaged(engine, cache, training, 1)
     reference = _reference(learnt, features)
     with atomic(folder / REFERENCE) as temporary:
         np.savez(temporary, **asdict(reference))
@@ -180,12 +180,12 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
         str(views): evaluation.fit_temperature(probabilities, label)
         for views, probabilities in zip(VIEWS, (single, mean))
     }
-    receipt = receipts.read(run_folder)
+    receipt = receipts.read(step)
     card = {
         **{name: run.settings.get(name) for name in COPIED},
         "preprocessing": {
             **preprocessing,
-            **{name: run.settings[name] for name in ("crop", "colour", "input_scale")},
+            **{name: run.settings[name] for name in ("crop", "colour")},
         },
         "calibration": {
             "method": "temperature scaling on the validation galaxies (Guo et al. 2017)",
@@ -207,7 +207,7 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
         "training_data": {
             "galaxies": run.predictions["split"].value_counts().sort_index().to_dict(),
             "assignment_sha256": run.settings["assignment_sha256"],
-            "image_cache_sha256": run.settings["image_cache_sha256"],
+            "image_cache_sha256": cache.sha256,
         },
         "seen": run.settings.get("seen", {}),
         "scores": evaluation.scores(run.confusion()),
@@ -268,15 +268,14 @@ probabilities, which mean nothing.
 **How to apply it.** Take an 8-bit RGB image of {pixels["size"]} x {pixels["size"]} px; keep the
 central {side} x {side} px; average blocks of {pixels["binning"]} x {pixels["binning"]} px and round
 to integers, which leaves {pixels["crop"]} x {pixels["crop"]} px. Colour is "{pixels["colour"]}"
-(grey is the mean of the three channels, not rounded). Multiply by {pixels["input_scale"]:.9f}. The
-array, float32 (n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is
-input `pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms
+(grey is the mean of the three channels, not rounded). The array, float32 [0, 255],
+(n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is input `pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms
 of the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
 `python -m lib.predict` does all of this.
 
 **Training.** Backbone weights from: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
-Class merge: {card["merge"]}. {card["training"]["epochs"]} epochs at most, batches of
-{card["training"]["batch_size"]}, seed {card["training"]["seed"]}. {card["seen"].get("note", "")}
+Class merge: {card["merge"]}. {card["epochs"]} epoch(s) at most, batches of {card["batch_size"]},
+seed {card["seed"]}. {card["seen"].get("note", "")}
 
 **Scores** on the {card["scores_split"]} galaxies, protocol `{card["protocol"]}`:
 
@@ -322,13 +321,13 @@ def _preprocessing(folder: Path, run_folder: Path, settings: dict) -> dict[str, 
     }
 
 
-def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, scale: float, views: int):
+def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, views: int):
     """`averaged` of galaxies of the training survey, a batch per thread at a time."""
     rows = cache.rows(galaxy_ids)
     batches = [rows[start : start + engine.batch] for start in range(0, len(rows), engine.batch)]
 
     def work(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pixels = network_input(cache.arrays[batch], cache.colour, scale)
+        pixels = network_input(cache.arrays[batch], cache.colour)
         return averaged(engine, pixels, views)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -198,7 +198,7 @@ def _predict(
         reasons = [image if isinstance(image, str) else "" for image in images]
         if not found:
             return reasons, np.empty((0, width)), np.empty((0, len(exported.classes)))
-        inputs = network_input(np.stack(found), pixels["colour"], pixels["input_scale"])
+        inputs = network_input(np.stack(found), pixels["colour"])
         return reasons, *averaged(engine, inputs, content["views"])
 
     width = len(exported.reference.centre)
