@@ -467,7 +467,8 @@ if any(len(table) for table in unseen.values()):
 #
 # Recompute from the paper's own numbers whatever can be recomputed; what does not hold comes first.
 # Rows of the kind `derived` are not said in the paper, but follow from its numbers or the authors' run
-# log; only those that are `printed` count as statements of the paper.
+# log; `open` ones are said without the numbers that would decide them. Only those that are `printed`
+# count as statements of the paper.
 
 # %%
 audit = paper.audit().sort_values(["kind", "holds"], ascending=[False, True], kind="stable")
