@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab predict bench test lint verify data kaggle weights docs report lock book rulegraph
+.PHONY: run lab predict bench test test-all lint verify data kaggle weights docs report lock book rulegraph
 
 run: $(READY)
 	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
@@ -31,6 +31,10 @@ bench: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/benchmarks/bench.py $(if $(SIZE),--size $(SIZE))
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile
+
+# With what is slow, or needs a browser or a SLURM.
+test-all: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 lint: $(READY)
@@ -67,8 +71,7 @@ weights: $(READY)
 # figures, README's table of results.
 docs: $(READY)
 	$(MAKE) run PROFILE=mock
-	$(BIN)/python -m lib.rendering --profile mock
-	$(BIN)/python -m lib.results
+	$(BIN)/python -m lib.results --profile mock
 
 # Print a run's scores beside the paper's and write its page.
 report: $(READY)
@@ -81,7 +84,8 @@ lock:
 
 # The book: notebooks, reports, guides and the API of lib as pages in build/book.
 book: $(READY)
-	$(BIN)/python -m lib.book build/book
+	$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning --keep-going -c docs . build/book
+	@echo "the book: build/book/index.html"
 
 # The flow as a drawing, by Snakemake and Graphviz's `dot`.
 rulegraph: $(READY)

@@ -67,8 +67,8 @@ def output_folder(run_dir: str | Path, step: str) -> Path:
     """Folder that a notebook writes to, made if needed.
 
     In a batch run `lib.steps` sets ``$SPIRAL_ARMS_OUTPUT`` to a staging folder, which it moves
-    into place when the notebook has ended well. By hand it is ``<step>`` in `LAB` beside the run, so
-    that the chain's results stay as their receipts say.
+    into place when the notebook has ended well. By hand it is ``<step>`` in `LAB` beside the run,
+    so that the chain's results stay as their receipts say.
     """
     by_hand = resolve(run_dir).with_name(LAB) / step
     folder = Path(os.environ["SPIRAL_ARMS_OUTPUT"]) if in_batch() else by_hand
