@@ -75,11 +75,6 @@ def gather(run_dir: str | Path) -> dict:
     return {"profile": run_dir.name, "steps": steps, "comparison": rows}
 
 
-def numbers(report: dict) -> dict[str, float]:
-    """All numbers of a report by dotted name, e.g. ``03_train_b0.validation.n``."""
-    return flatten(report["steps"])
-
-
 def flatten(data, prefix: str = "") -> dict[str, float]:
     """Numbers in nested dicts and lists by dotted name; texts and truth values are left out.
 
@@ -103,15 +98,11 @@ def flatten(data, prefix: str = "") -> dict[str, float]:
 
 def beside_paper(report: dict) -> pd.DataFrame:
     """The report's cell-by-cell comparison with the paper, formatted for reading."""
-    table = pd.DataFrame(report["comparison"])
-    bounds = zip(table["low"], table["high"], strict=True)
-    shown = table[["run", "protocol", "label", "metric", "n"]].rename(columns={"label": "m"})
-    shown["ours"] = table["ours"].map("{:.3f}".format, na_action="ignore")
-    shown["interval"] = [None if pd.isna(a) else f"{a:.3f} to {b:.3f}" for a, b in bounds]
-    shown["paper"] = table["paper"].map("{:.3f}".format, na_action="ignore")
-    shown["difference"] = table["difference"].map("{:+.3f}".format, na_action="ignore")
-    shown["inside"] = table["inside"].map({True: "yes", False: "no"})
-    return shown.astype(object).fillna("")
+    table = pd.DataFrame(report["comparison"]).rename(columns={"label": "m"})
+    table["inside"] = table["inside"].map({True: "yes", False: "no"})
+    table = table.map(lambda x: "" if pd.isna(x) else f"{x:.3f}" if isinstance(x, float) else x)
+    table["interval"] = [f"{a} to {b}" if a else "" for a, b in zip(table["low"], table["high"])]
+    return table[["run", "protocol", "m", "metric", "n", "ours", "interval", "paper", "inside"]]
 
 
 def page(report: dict) -> str:
@@ -127,7 +118,7 @@ def page(report: dict) -> str:
             markdown(beside_paper(report)),
             "",
         ]
-    rows = [(name, f"{number:.6g}") for name, number in numbers(report).items()]
+    rows = [(name, f"{number:.6g}") for name, number in flatten(report["steps"]).items()]
     found = markdown(pd.DataFrame(rows, columns=["number", "value"]))
     return "\n".join([*lines, "## All numbers", "", found, ""])
 

@@ -47,24 +47,16 @@ PAPER = {
 """Networks of the paper and their weights at the start, Sec. 3."""
 
 
-def keep(name: str) -> list[str]:
+def keep(name: str) -> str:
     """Keep the report of a profile's run and the figures named in `FIGURES`.
 
-    Parameters
-    ----------
-    name : str
-        Profile.
-
-    Returns
-    -------
-    list of str
-        What was done, one line each; an unfinished run is left alone, and the line says why.
+    Returns a line that says so; an unfinished run is left alone, and the line says why.
     """
     profile, root = profiles.load(name), project_root()
     folder = resolve(profile.run_dir)
     missing = [out for out in profile.outputs if not (folder / out / receipts.NAME).is_file()]
     if missing:
-        return [f"{profile.run_dir} is not finished ({missing[0]} is missing): nothing is taken"]
+        return f"{profile.run_dir} is not finished ({missing[0]} is missing): nothing is taken"
     found = report.plain({**report.gather(folder), "rows": rows(profile)})
     text = report.page(found) + "\n## Figures\n"
     for figure, kept in FIGURES[name].items():
@@ -79,7 +71,7 @@ def keep(name: str) -> list[str]:
     report.write_json(root / REPORTS / f"{name}.json", found)
     with atomic(root / REPORTS / f"{name}.md") as temporary:
         temporary.write_text(text)
-    return [f"kept {REPORTS}/{name}.json, {name}.md and {len(FIGURES[name])} figure(s)"]
+    return f"kept {REPORTS}/{name}.json, {name}.md and {len(FIGURES[name])} figure(s)"
 
 
 def rows(profile: profiles.Profile) -> list[dict[str, str]]:
@@ -193,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in rendering.render_all(parser.parse_args(arguments).profile):
             print(line)
         for name in FIGURES:
-            print(*keep(name), sep="\n")
+            print(keep(name))
         write_table(project_root() / "README.md")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -52,7 +52,7 @@ def test_rows_of_a_table_are_named_by_their_texts_where_these_tell_them_apart():
 def test_report_gathers_numbers_and_comparison(run_dir):
     gathered = report.write(run_dir)
     assert list(gathered["steps"]) == ["03_train_b0", report.COMPARISON]
-    assert report.numbers(gathered) == {
+    assert report.flatten(gathered["steps"]) == {
         "03_train_b0.validation.n": 339,
         "03_train_b0.validation.scores.accuracy": 0.5,
         "03_train_b0.validation.classes.1.f1": 0.1,
@@ -68,9 +68,9 @@ def test_report_gathers_numbers_and_comparison(run_dir):
 
 def test_what_is_undefined_stays_empty():
     row = {"run": "r", "protocol": "sound", "label": "all", "metric": "m", "n": 5, "ours": 0.5}
-    row |= {"low": None, "high": None, "paper": None, "difference": None, "inside": None}
+    row |= {"low": None, "high": None, "paper": None, "inside": None}
     shown = report.beside_paper({"comparison": [row]}).iloc[0]
-    assert shown.to_list() == ["r", "sound", "all", "m", 5, "0.500", "", "", "", ""]
+    assert shown.to_list() == ["r", "sound", "all", "m", 5, "0.500", "", "", ""]
 
 
 def test_the_page_of_each_run_is_printed(run_dir, tmp_path, capsys):
