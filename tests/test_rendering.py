@@ -1,13 +1,14 @@
 """Rendered notebooks: the reviewed source with the outputs of a run, and nothing else."""
 
 import json
+import os
 import shutil
 
 import jupytext
 import nbformat
 import pytest
-from jupytext.combine import combine_inputs_with_outputs
 from nbformat.v4 import new_code_cell, new_output
+from tornado.web import HTTPError
 
 from lib import profiles, rendering
 from lib.paths import project_root
@@ -71,15 +72,22 @@ def test_a_reader_sees_the_parameters_that_made_the_outputs(pair):
     assert values.splitlines()[1:] == ["```python", "rows = 4", "```"]
 
 
-def test_the_pair_opens_and_keeps_what_only_the_run_knows(pair):
-    """As JupyterLab reads a pair whose .ipynb is the newer one: it refuses other cells."""
+def test_jupyterlab_opens_the_pair_with_what_only_the_run_knows(pair):
+    """It refuses a pair whose .ipynb is the newer file and has other cells than the .py."""
     source, executed = pair
+    source.write_text(
+        "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n" + SOURCE
+    )
     rendered = rendering.render(source, executed, "made by")
-    text = source.read_text()
-    opened = combine_inputs_with_outputs(jupytext.reads(text, "py:percent"), rendered)
+    nbformat.write(rendered, source.with_suffix(".ipynb"))
+    os.utime(source, (0, 0))
+    contents = jupytext.TextFileContentsManager(root_dir=str(source.parent))
+    opened = contents.get("01_a.ipynb")["content"]
     assert opened.cells[1].outputs == rendered.cells[1].outputs
-    ends = jupytext.writes(rendered, "py:percent").partition("# %% [markdown]")[2]
-    assert ends == text.partition("# %% [markdown]")[2]
+    rendered.cells.insert(1, new_code_cell("rows = 4"))
+    nbformat.write(rendered, source.with_suffix(".ipynb"))
+    with pytest.raises(HTTPError, match="rows = 4"):
+        contents.get("01_a.ipynb")
 
 
 def test_a_run_of_another_version_is_refused(pair):
