@@ -67,11 +67,11 @@ kaggle: $(READY)
 weights: $(READY)
 	$(MAKE) run PROFILE=weights
 
-# Give the notebooks the outputs of the embedded run, and keep what finished runs have given: reports,
-# figures, README's table of results.
+# Give the notebooks the outputs of finished runs (of real galaxies, where there is one), and keep what
+# these have given: reports, figures, README's table of results.
 docs: $(READY)
 	$(MAKE) run PROFILE=mock
-	$(BIN)/python -m lib.results --profile mock
+	$(BIN)/python -m lib.results
 
 # Print a run's scores beside the paper's and write its page.
 report: $(READY)

@@ -1,8 +1,7 @@
 """Turn executed notebooks of a run into the rendered ones that are read as documentation.
 
-`render_all` gives ``notebooks/NN_name.ipynb`` the outputs of a profile's run. A notebook that the
-profile does not have is taken from a finished run of another one that has it; where there is none
-here, it keeps its outputs as long as its source has not changed.
+`render_all` gives ``notebooks/NN_name.ipynb`` the outputs of a finished run, of real galaxies if
+there is one. Where no run is here, it keeps its outputs as long as its source has not changed.
 
 Code and words come from the reviewed source, ``notebooks/NN_name.py``: a cell that only the
 ``.ipynb`` had would unpair the two, and JupyterLab would not open them. What only the run knows is
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import jupytext
@@ -75,35 +75,32 @@ def _without_root(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return output
 
 
-def render_from(profile: profiles.Profile, source: Path) -> tuple[nbformat.NotebookNode, str]:
-    """A notebook with the outputs of the profile's run, or of another's, and whose these are.
+def render_from_runs(source: Path) -> tuple[nbformat.NotebookNode, str]:
+    """A notebook with the outputs of a finished run of it, and whose these are.
 
-    Raises
-    ------
-    InputError
-        If the profile has the step but has not finished it, or if the run that is taken is of
-        another version of the source.
+    Runs on real galaxies come first. A run of another version of the source does not count.
     """
     step = source.stem
-    others = [other for other in map(profiles.load, profiles.names()) if step in other.steps]
-    for chosen in [profile] if step in profile.steps else others:
-        executed = resolve(chosen.run_dir) / step / f"{step}.ipynb"
-        if executed.is_file():
-            line = made_by(chosen, step)
-            return render(source, executed, line), f"profile {chosen.name}"
-    if step in profile.steps:
-        raise InputError(f"{executed} is missing: make run PROFILE={profile.name}")
-    try:
-        return render(source, source.with_suffix(".ipynb")), "what is there (no run is here)"
-    except (InputError, FileNotFoundError):
-        return jupytext.read(source), "nothing (no run is here)"
+    having = [profile for profile in map(profiles.load, profiles.names()) if step in profile.steps]
+    for profile in sorted(having, key=_is_real, reverse=True):
+        with suppress(InputError, FileNotFoundError):
+            executed = resolve(profile.run_dir) / step / f"{step}.ipynb"
+            return render(source, executed, made_by(profile, step)), f"profile {profile.name}"
+    with suppress(InputError, FileNotFoundError):
+        return render(source, source.with_suffix(".ipynb")), "what is there (no run of it is here)"
+    return jupytext.read(source), "nothing (no run of it is here)"
 
 
-def render_all(name: str) -> Iterator[str]:
-    """Render every notebook, first of all from a profile's run; tells what each is made from."""
-    profile = profiles.load(name)
+def _is_real(profile: profiles.Profile) -> bool:
+    """Whether a profile's galaxies are those of a survey, not simulated ones."""
+    settings = [profiles.default_parameters(s) | profile.overrides[s] for s in profile.steps]
+    return any(s.get("survey", "mock") != "mock" for s in settings)
+
+
+def render_all() -> Iterator[str]:
+    """Render every notebook; tells what each is made from."""
     for source in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
-        notebook, origin = render_from(profile, source)
+        notebook, origin = render_from_runs(source)
         with atomic(source.with_suffix(".ipynb")) as temporary:
             nbformat.write(notebook, temporary)
         yield f"rendered {source.stem} from {origin}"
@@ -117,8 +114,6 @@ def made_by(profile: profiles.Profile, step: str) -> str:
     """
     run_dir = resolve(profile.run_dir)
     receipt = receipts.read(run_dir / step)
-    settings = [profiles.default_parameters(s) | profile.overrides[s] for s in profile.steps]
-    real = any(s.get("survey", "mock") != "mock" for s in settings)
     told, galaxies = receipt["parameters"], ""
     if "n_galaxies" in told:
         galaxies = f": {told['n_galaxies']:,}"
@@ -136,7 +131,7 @@ def made_by(profile: profiles.Profile, step: str) -> str:
     networks = networks or [*filter(None, [told.get("backbone")]), *others]
     seconds, commit = receipt["wall_seconds"], receipt["git"]["commit"]
     parts = [
-        f"**{'REAL' if real else 'SIMULATED'} galaxies**" + galaxies,
+        f"**{'REAL' if _is_real(profile) else 'SIMULATED'} galaxies**" + galaxies,
         f"profile `{profile.name}` ({profile.description})",
         *dict.fromkeys(networks),
         f"run time {seconds:.0f} s" if seconds < 120 else f"run time {seconds / 60:.0f} min",

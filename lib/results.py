@@ -7,7 +7,6 @@ from the finished runs of the profiles in `FIGURES`: reports into ``docs/reports
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -177,12 +176,10 @@ def write_table(page: Path) -> None:
         temporary.write_text(f"{before}{START}\n{written}\n{END}{after}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lib.results", description=__doc__)
-    parser.add_argument("--profile", default="mock", help="whose outputs the notebooks show")
+def main() -> int:
+    """Render, keep what is finished, and write README's table; returns the exit status."""
     try:
-        for line in rendering.render_all(parser.parse_args(arguments).profile):
+        for line in rendering.render_all():
             print(line)
         for name in FIGURES:
             print(keep(name))

@@ -113,12 +113,12 @@ def test_verify_and_report_of_a_run(smoke, chain_checkout):
 
 @pytest.mark.chain
 def test_docs_of_a_run(smoke, chain_checkout, monkeypatch):
-    assert recipe("docs")[-1].endswith("-m lib.results --profile mock")
+    assert recipe("docs")[-1].endswith("-m lib.results")
     shutil.copy(ROOT / "README.md", chain_checkout)
     figure = "09_model_comparison/confusion_matrices.png"
     monkeypatch.setattr(results, "FIGURES", {"smoke": {figure: "smoke/confusion.png"}})
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(chain_checkout))
-    assert results.main(["--profile", "smoke"]) == 0
+    assert results.main() == 0
     (report,) = results.read()
     accuracy = report["steps"]["03_train_b0"]["validation"]["scores"]["accuracy"]
     assert f"| {accuracy['value']:.3f} (" in (chain_checkout / "README.md").read_text()

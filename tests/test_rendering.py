@@ -118,29 +118,37 @@ def project(pair, tmp_path, monkeypatch):
 LINE = "**SIMULATED galaxies**: 1,800 · profile `other` (the other run) · run time 65 s · commit "
 
 
-def test_another_profile_is_taken_where_the_first_has_not_the_step(project):
+def test_a_run_of_it_is_taken(project):
     folder, step = project
-    notebook, origin = rendering.render_from(profiles.load("mock"), folder / "01_a.py")
+    notebook, origin = rendering.render_from_runs(folder / "01_a.py")
     assert notebook.cells[-1].execution_count == 3
     assert notebook.cells[1].outputs[0]["data"]["text/markdown"] == LINE + "0123456"
     assert origin == "profile other"
 
 
-def test_a_step_of_the_profile_must_have_been_run(project):
-    with pytest.raises(InputError, match="02_b.ipynb is missing: make run PROFILE=mock"):
-        rendering.render_from(profiles.load("mock"), project[0] / "02_b.py")
+def test_real_galaxies_come_first_and_stale_runs_do_not_count(project):
+    folder, step = project
+    source = folder / "01_a.py"
+    shutil.copytree(step, step.parent.parent / "real" / "01_a")
+    text = "description: d\nsteps: [01_a, 03_c]\n03_c: {survey: gz2}\n"
+    (folder / "profiles" / "real.yaml").write_text(text)
+    (folder / "03_c.py").write_text(SOURCE.replace("rows = 3", 'survey = "mock"'))
+    assert rendering.render_from_runs(source)[1] == "profile real"
+    stale = step.parent.parent / "real" / "01_a" / "01_a.ipynb"
+    stale.write_text(stale.read_text().replace("rows = 3", "rows = 5"))
+    assert rendering.render_from_runs(source)[1] == "profile other"
 
 
 def test_outputs_are_kept_where_no_run_is_here(project):
     folder, step = project
     source = folder / "01_a.py"
-    before, _ = rendering.render_from(profiles.load("mock"), source)
+    before, _ = rendering.render_from_runs(source)
     nbformat.write(before, source.with_suffix(".ipynb"))
     shutil.rmtree(step)
-    kept, origin = rendering.render_from(profiles.load("mock"), source)
+    kept, origin = rendering.render_from_runs(source)
     assert kept.cells == before.cells and origin.startswith("what is there")
     source.write_text(SOURCE.replace("rows = 3", "rows = 5"))
-    stale, _ = rendering.render_from(profiles.load("mock"), source)
+    stale, _ = rendering.render_from_runs(source)
     assert not [o for c in stale.cells for o in c.get("outputs", ())]
 
 
