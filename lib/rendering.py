@@ -57,7 +57,7 @@ def render(source: Path, executed: Path, made_by: str | None = None) -> nbformat
     if made_by:
         code[0].outputs.insert(0, _words(made_by))
     for cell, new in zip([c for c in code if "parameters" in c.metadata.get("tags", [])], injected):
-        said = new.source.removeprefix("# Parameters\n")
+        said = new.source.removeprefix("# Parameters\n").strip()
         cell.outputs.append(_words(f"This run had other values:\n```python\n{said}\n```"))
     return notebook
 
@@ -127,7 +127,7 @@ def made_by(profile: profiles.Profile, step: str) -> str:
         f"{c['role']}: {c['backbone']} (weights: {weights_in_words(c['weights'])})" for c in cards
     ]
     # Without a card: what is trained here, or the bundled weights that are read.
-    others = [name for name in receipt["inputs"] if name.endswith(".safetensors")]
+    others = [f"reads {name}" for name in receipt["inputs"] if name.endswith(".safetensors")]
     networks = networks or [*filter(None, [told.get("backbone")]), *others]
     seconds, commit = receipt["wall_seconds"], receipt["git"]["commit"]
     parts = [

@@ -5,10 +5,11 @@ import re
 
 import jupytext
 import nbformat
+import papermill
 import pytest
 from conftest import ROOT
 
-from lib import paths, profiles, sweeps
+from lib import paths, profiles, receipts, sweeps
 
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -136,6 +137,20 @@ def test_by_hand_the_results_of_the_chain_stay(tmp_path, monkeypatch):
     assert out == tmp_path / "runs" / "lab" / "02_preprocessing" and out.is_dir()
     monkeypatch.setenv("SPIRAL_ARMS_OUTPUT", str(tmp_path / "staging"))
     assert paths.output_folder("runs/mock", "02_preprocessing") == tmp_path / "staging"
+
+
+@pytest.mark.chain
+def test_a_notebook_run_by_hand_leaves_the_chain_as_it_was(smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(smoke[1].parent.parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    nbformat.write(jupytext.read(FOLDER / "01_sample_selection.py"), tmp_path / "in.ipynb")
+    changed = {"run_dir": "runs/smoke", "data_dir": "runs/smoke/00_mock_survey", "seed": 7}
+    changed["allow_empty"] = True
+    papermill.execute_notebook(
+        tmp_path / "in.ipynb", tmp_path / "out.ipynb", changed, kernel_name="python3"
+    )
+    assert (smoke[1].with_name("lab") / "01_sample_selection" / "sample.parquet").is_file()
+    assert receipts.verify(smoke[1] / "01_sample_selection") == []
 
 
 def test_the_paper_s_networks_are_those_of_profile_gz2():
