@@ -219,7 +219,7 @@ class Data:
 
     def with_backbone(self, backbone) -> Data:
         """The same galaxies with the features of another ArmNet."""
-        return replace(self, features=self.features | _features(self.pixels, backbone))
+        return replace(self, features=self.features | features(self.pixels, backbone))
 
 
 def read(
@@ -268,16 +268,28 @@ def read(
     numbers = classical.features(wide.arrays[wide.rows(sample["galaxy_id"])], r90=50 / binning)
     cache = images.open_cache(folder, SIZE)
     pixels = np.asarray(cache.arrays[cache.rows(sample["galaxy_id"])])
-    features = {"classical": numbers, **_features(pixels, backbone)}
-    return Data(sample, features, classes, pixels, seen)
+    known = {"classical": numbers, **features(pixels, backbone)}
+    return Data(sample, known, classes, pixels, seen)
 
 
 ARMNET = Network("B0", "ArmNet", "votes", SIZE, view="polar", amplitudes=True)
 """The bundled network and its amplitudes."""
 
 
-def _features(pixels: np.ndarray, backbone) -> dict[str, np.ndarray]:
-    """What an ArmNet, the bundled one if None, and the amplitudes say of images."""
+def features(pixels: np.ndarray, backbone=None) -> dict[str, np.ndarray]:
+    """What an ArmNet and the amplitudes say of images.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (n, 72, 72, 3)
+    backbone : keras.Model, optional
+        An ArmNet; that in ``data/weights`` by default.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, (n, width)
+        One for each of `lib.polarnet.TOWERS`, and ``amplitudes``.
+    """
     network = ARMNET if backbone is None else replace(ARMNET, weights="none")
     model, _ = models.build(network, len(ARM_CLASSES), 0)
     for layer in backbone.layers if backbone is not None else ():

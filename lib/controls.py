@@ -10,7 +10,7 @@ Protocol `sound`: nothing is fitted or chosen on the galaxies of the fold that i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -78,7 +78,11 @@ def features(run_dir: str, galaxy_ids: pd.Series) -> pd.DataFrame:
 
 
 def predict(
-    groups: Sequence[Sequence[Run]], features: pd.DataFrame, *, seed: int = 0
+    groups: Sequence[Sequence[Run]],
+    features: pd.DataFrame,
+    *,
+    more: Mapping[str, Callable] | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """What every method says of every tested galaxy, by both rules.
 
@@ -92,6 +96,9 @@ def predict(
         One of the sets of `same_galaxies`.
     features : DataFrame
         One row per galaxy, indexed by galaxy_id, for `CLASSICAL`.
+    more : mapping of str to callable, optional
+        Other methods: a run of a fold to the probabilities of its test galaxies, (n, classes), the
+        offsets of the decision, and the number of galaxies learnt from.
     seed : int
         Of the folds inside the training galaxies.
 
@@ -123,6 +130,7 @@ def predict(
     }
     for name, group in zip(evaluation.group_names(groups), groups):
         methods[name] = (group, _network)
+    methods |= {name: (groups[0], judge) for name, judge in (more or {}).items()}
     tables = []
     for method, (runs, judge) in methods.items():
         for run in runs:

@@ -1,9 +1,8 @@
 """What features know of the number of arms: linear classifiers, cross-validated.
 
 A linear probe has nothing of its own to learn with, so its score tells how much of what is asked
-lies in the features already.
-Protocol `sound`: every choice is made inside the training folds, and each galaxy is predicted by
-classifiers that never saw it.
+lies in the features already. Protocol `sound`: every choice is made inside the training folds, and
+each galaxy is predicted by classifiers that never saw it.
 """
 
 from __future__ import annotations

@@ -19,9 +19,8 @@
 # **Reproduces** Sec. 4.2.1 and Fig. 5 of Lee, Soo & Sharoni (arXiv:2412.11696).
 #
 # **Inputs**
-# - `sweeps/07_image_size`: trainings of notebooks 03 and 04 with m = 2 and m = 3 alone, at several
-#   sizes of the crop, with several seeds
-# - `02_preprocessing`: how large a pixel is
+# - `01_sample_selection`, `02_preprocessing`: the galaxies and the cache of their images
+# - `03_train_b0`, `04_train_v2m`: the settings of both networks
 #
 # **Outputs**
 # - `sizes.csv`: F1, its standard deviation and coefficient of variation at each size
@@ -30,13 +29,15 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
 # ### 1.1 Import packages
 #
-# Import the project's library. This notebook trains nothing: the runs that it gathers are named
-# under `sweeps` in the profile.
+# Import Keras, which builds and trains the networks, and the project's library.
 
 # %%
 import keras

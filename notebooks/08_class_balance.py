@@ -34,13 +34,15 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
 # ### 1.1 Import packages
 #
-# Import the project's library. This notebook trains nothing: the runs that it gathers are named
-# under `sweeps` in the profile.
+# Import Keras, which builds and trains the networks, and the project's library.
 
 # %%
 import keras

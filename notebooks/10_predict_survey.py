@@ -34,6 +34,9 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
@@ -48,7 +51,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, recipes, weights
+from lib import paths, weights
 from lib.figures import predict as figures
 from lib.figures import style
 from lib.images import central_crop, decode
@@ -68,10 +71,8 @@ style.use()
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "10_predict_survey"
-# Training step whose network is applied.
+# Training step whose network is applied, e.g. 12_beyond_the_paper/arm_counter.
 model = "03_train_b0"
-# Recipe that it must have been trained by (see notebook 03); None takes any.
-recipe = None
 # Folder, text file or table of cut-outs; None takes the galaxies that the selection left out.
 images = None
 # Folder that relative image paths start from.
@@ -95,7 +96,6 @@ if limit < 1 or shard_size < 1 or views not in package.VIEWS:
     raise InputError(f"limit = {limit}, shard_size = {shard_size}, views = {views}: see above")
 out = paths.output_folder(run_dir, output)
 run_folder = paths.step_folder(run_dir, model)
-recipes.require(recipe, run_folder)
 
 # %% [markdown]
 # ## 2 The network

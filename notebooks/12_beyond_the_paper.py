@@ -34,14 +34,19 @@
 # - `armnet-3ch.safetensors`, `.json`, `.galaxies.txt`: the network, its card and the galaxies it has
 #   learnt from, where it was trained anew
 # - `seen.json`: whether galaxies of the sample were among those that the bundled network learnt from
-# - `scores.csv`, `gains.csv`, `quality.csv`: the ablation; `curves.csv`: the learning curves
+# - `scores.csv`, `gains.csv`, `quality.csv`: the ablation; `curves.csv`: the learning curves;
+#   `test.csv`: the test part
+# - `arm_counter`: the winning recipe as a trained network, for notebook 10 and `make predict`
 # - `coverage.csv`: how often the prediction sets of each class hold the label
 # - `predictions.parquet`: what the winning recipe says of every galaxy, in turn unseen
 # - figures
 #
-# The recipe is `recipe = "votes"` in notebooks 03, 04 and 10.
+# Notebook 10 applies it with `model = "12_beyond_the_paper/arm_counter"`.
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
+
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
 
 # %% [markdown]
 # ## 1 Set-up
@@ -56,7 +61,19 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import beyond, conformal, evaluation, paths, pretraining, probe, surveys, weights
+from lib import (
+    beyond,
+    conformal,
+    evaluation,
+    images,
+    paths,
+    pretraining,
+    probe,
+    surveys,
+    training,
+    votes,
+    weights,
+)
 from lib.figures import beyond as figures
 from lib.figures import comparison, style
 from lib.figures import pretraining as training_figures
@@ -342,13 +359,44 @@ names = beyond.LEVERS[beyond.RECIPE]
 judged = beyond.judge_once(everything, names, development, test)
 of_test = probe.score_table({"recipe on the test part": judged}, data.classes)
 test_quality = beyond.quality(judged, everything.fractions, data.classes)
+of_test.to_csv(out / "test.csv")
 display(of_test.round(3))
 display(pd.Series(test_quality, name="recipe on the test part").to_frame().round(3))
 of_sets = (judged[name] for name in ("in_set", "label", "set_size"))
 display(conformal.by_class(*of_sets, data.classes).round(3))
 
 # %% [markdown]
-# ### 7.2 Draw what is taken for what
+# ### 7.2 Keep the arm counter
+#
+# Keep the recipe as one network from pixels to probabilities, with the head that was fitted to the
+# development part. The test part calibrates its probabilities where it is applied.
+
+# %%
+numbers = evaluation.class_index(everything.label, data.classes)
+inputs, fractions = everything.joined(names)[development], everything.fractions[development]
+fitted = votes.fit(inputs, fractions, label=numbers[development])
+model, origin = beyond.arm_counter(fitted, data.classes, armnet)
+assignment = everything.sample[["galaxy_id", "label"]].assign(split="train")
+assignment.loc[test, "split"] = "validation"
+
+# %% [markdown]
+# Write it, with what is predicted of every galaxy.
+
+# %%
+cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), beyond.SIZE)
+settings = {
+    **{"role": "arm counter", "backbone": "ArmNet", "weights": "votes", "trainable": "frozen"},
+    **{"protocol": "sound", "classes": data.classes, "merge": "none", "crop": beyond.SIZE},
+    **{"colour": "rgb", "epochs": 1, "batch_size": len(development), "seed": seed},
+    **{"decision": fitted.offsets.tolist(), "initial_weights": origin, "seen": data.seen},
+    "images": {"image_cache_sha256": cache.sha256},
+}
+probabilities = model.predict(images.network_input(everything.pixels, "rgb"), verbose=0)
+table = training.prediction_table(assignment, probabilities, data.classes, settings["decision"])
+training.save_run(out / "arm_counter", settings, pd.DataFrame({"epoch": [1]}), table, model)
+
+# %% [markdown]
+# ### 7.3 Draw what is taken for what
 #
 # Rows are labels; a perfect method has all galaxies on the diagonal.
 

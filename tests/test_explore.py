@@ -181,6 +181,7 @@ def lab(smoke, tmp_path):
     server.wait(60)
 
 
+@pytest.mark.slow
 @pytest.mark.chain
 def test_widgets_filter_galaxies_in_jupyterlab(lab):
     chromium = open_browser()

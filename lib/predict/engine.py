@@ -45,6 +45,7 @@ class KerasEngine:
 
     def __init__(self, path: str | Path):
         import keras
+        import tensorflow as tf
 
         from lib import networks
 

@@ -269,8 +269,9 @@ probabilities, which mean nothing.
 central {side} x {side} px; average blocks of {pixels["binning"]} x {pixels["binning"]} px and round
 to integers, which leaves {pixels["crop"]} x {pixels["crop"]} px. Colour is "{pixels["colour"]}"
 (grey is the mean of the three channels, not rounded). The array, float32 [0, 255],
-(n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is input `pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms
-of the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
+(n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is input
+`pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms of
+the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
 `python -m lib.predict` does all of this.
 
 **Training.** Backbone weights from: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
