@@ -54,12 +54,11 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, pretraining, probe, recipes, weights
+from lib import paths, pretraining, probe, weights
 from lib.figures import pretraining as figures
 from lib.figures import style
 from lib.models import Network
 from lib.schema import ARM_CLASSES
-from lib.training import Protocol
 
 style.use()
 
@@ -109,11 +108,6 @@ compare_runs = []
 overlap = "refuse"
 # Weights of an EfficientNetB0 (whole images, grey) to compare with, as `lib.weights` names them.
 b0_weights = ["none"]
-# How each role of the paper is trained in the comparison; one that is left out is not trained.
-roles = {
-    "B0": {"epochs": 50, "learning_rate": 1e-3, "feature_views": 5},
-    "V2M": {"epochs": 8, "learning_rate": 2e-4},
-}
 
 # %% [markdown]
 # ### 1.3 Check the parameters
@@ -224,7 +218,9 @@ seen, left_out = {}, {}
 for run in dict.fromkeys([run_dir, *compare_runs]):
     table = paths.step_folder(run, "01_sample_selection") / "sample.parquet"
     sample = pd.read_parquet(table)
-    judged, seen[run] = recipes.unseen(sample, networks["ArmNet and amplitudes"], overlap)
+    judged, seen[run] = weights.unseen(
+        sample, "votes", "ArmNet", channels=channels, overlap=overlap
+    )
     left_out[run] = sorted(set(sample["galaxy_id"]) - set(judged["galaxy_id"]))
     display(Markdown(f"**{run}**, survey {seen[run]['survey']}: {seen[run]['note']}"))
 (out / "runs.json").write_text(json.dumps(seen, indent=1) + "\n")
@@ -243,32 +239,7 @@ found = {
 }
 
 # %% [markdown]
-# ### 4.4 Train whole networks
-#
-# On the same folds, train the network in both roles of the paper, with random and with pre-trained
-# weights: as B0, frozen under the paper's head, and as V2M, with all its weights. At most 300
-# galaxies of a class are trained on, as published; the epoch is chosen on an eighth of them, never on
-# the galaxies that are scored (protocol `sound`). A backbone that starts at random is trained with
-# BatchNorm in training mode, since it has no statistics yet.
-
-# %%
-starts = {"random": "none", "pre-trained": "mock"}
-for run, ids in left_out.items():
-    for role, rules in roles.items():
-        for name, source in starts.items():
-            trainable = "all" if role == "V2M" else "frozen"
-            network = Network(role, backbone, weights=source, trainable=trainable, **polar)
-            batch_norm = "train" if (role, source) == ("V2M", "none") else "inference"
-            protocol = Protocol(name="sound", batch_norm=batch_norm, seed=seed, **rules)
-            galaxies = weights.identifiers_sha256(ids)[:8] if ids else "all"
-            folder = out / "trainings" / run.replace("/", "_") / galaxies / f"{role}_{name}"
-            found[run][f"{name} {backbone}, as {role}"] = probe.train_by_fold(
-                run, network, protocol, folder, leave_out=ids, seed=seed
-            )
-            print(f"{run}: {name} {backbone}, as {role}", flush=True)
-
-# %% [markdown]
-# ### 4.5 Compare
+# ### 4.4 Compare
 #
 # Put the scores with their 95 % intervals beside each other.
 
@@ -280,7 +251,7 @@ chosen = scores[scores.index.get_level_values("score").isin(wanted)]
 display(chosen.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
-# ### 4.6 Look at each class
+# ### 4.5 Look at each class
 #
 # Show F1 class by class, with its 95 % interval. Classes with few galaxies have wide ones.
 
@@ -289,7 +260,7 @@ words = scores.apply("{value:.2f} ({low:.2f} to {high:.2f})".format_map, axis=1)
 display(words.unstack()[[f"f1 of m = {c}" for c in ARM_CLASSES]])
 
 # %% [markdown]
-# ### 4.7 Measure the gain over classical numbers
+# ### 4.6 Measure the gain over classical numbers
 #
 # Show how much better each method is than the classical numbers, galaxy by galaxy (paired bootstrap):
 # an interval that lies clear of zero is more than chance.
@@ -301,35 +272,34 @@ paired = gains[gains.index.get_level_values(-1).isin(wanted)][["difference", "lo
 display(paired.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
-# ### 4.8 Measure the gain over random weights
+# ### 4.7 Measure the gain over random weights
 #
-# Do the same for each way of using the network, pre-trained against random.
+# Do the same for the network itself, pre-trained against random.
 
 # %%
-over_random = {}
-for run, tables in found.items():
-    for use in ["", *(f", as {role}" for role in roles)]:
-        pair = {f"{name}{use}": tables[f"{name} {backbone}{use}"] for name in starts}
-        gain = probe.gains(pair, f"random{use}", ARM_CLASSES).droplevel("method")
-        over_random[run, use.removeprefix(", ") or "linear classifier"] = gain
-over_random = pd.concat(over_random, names=["run", "use", "score"])
+pairs = {
+    run: {name: tables[f"{name} {backbone}"] for name in ("random", "pre-trained")}
+    for run, tables in found.items()
+}
+over_random = pd.concat(
+    {run: probe.gains(pair, "random", ARM_CLASSES) for run, pair in pairs.items()}
+)
 over_random.to_csv(out / "gains_over_random.csv")
 display(over_random.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
-# ### 4.9 Draw the scores
+# ### 4.8 Draw the scores
 #
-# Each bar is a method; a network whose bar ends left of the classical one has learnt nothing that
-# Fourier amplitudes do not know.
+# Each point is a method; a network that lies left of the classical one has learnt nothing that Fourier
+# amplitudes do not know.
 
 # %%
 style.show(
     figures.probes(scores),
     out / "probes.png",
     "Macro-F1 and balanced accuracy on all galaxies of each run's sample, five-fold cross-validated, "
-    "with 95 % intervals: linear classifiers on the features of each method, and networks trained in "
-    f"the paper's two roles. Weights: {backbone} pre-trained on {curve['galaxies'].max():,} simulated "
-    "galaxies.",
+    "with 95 % intervals: linear classifiers on the features of each method. Weights: "
+    f"{backbone} pre-trained on {curve['galaxies'].max():,} simulated galaxies.",
 )
 
 # %% [markdown]
