@@ -37,8 +37,14 @@ import json
 from lib import receipts
 from lib.figures import maps, style as looks
 
-def later():
-    from lib import late
+def later(choice):
+    match choice:
+        case 1:
+            try:
+                import json
+            except ImportError:
+                if choice:
+                    from lib import late
 """
 
 
