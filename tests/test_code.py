@@ -57,13 +57,13 @@ def library(tmp_path, monkeypatch):
         path.write_text(text)
     (tmp_path / "notebook.py").write_text(NOTEBOOK)
     monkeypatch.setattr(code, "PACKAGE", tmp_path / "lib")
-    code._module.cache_clear()
+    code._read.cache_clear()
     yield tmp_path / "lib"
-    code._module.cache_clear()
+    code._read.cache_clear()
 
 
 def closure(library):
-    code._module.cache_clear()
+    code._read.cache_clear()
     return code.closure(library.with_name("notebook.py"))
 
 
