@@ -45,12 +45,12 @@ def closure(path: str | Path) -> dict[str, str]:
     """
     path, found = Path(path).resolve(), {}
     inside = path.is_relative_to(PACKAGE)
-    waiting = [path] if inside else list(_imported(_parse(path), path))
+    waiting = [path] if inside else list(_read(path, path.stat().st_mtime_ns)[1])
     while waiting:
         file = waiting.pop()
         name = file.relative_to(PACKAGE.parent).as_posix()
         if name not in found and name not in RUNNERS:
-            found[name], imported = _module(file)
+            found[name], imported = _read(file)
             waiting += imported
     return dict(sorted(found.items()))
 
@@ -61,17 +61,16 @@ def closure_hash(path: str | Path) -> str:
 
 
 @cache
-def _module(file: Path) -> tuple[str, tuple[Path, ...]]:
-    """Hash of a module of `lib`, and the files of `lib` that it imports."""
-    tree = _parse(file)
-    return hashlib.sha256(repr(_meaning(tree)).encode()).hexdigest(), tuple(_imported(tree, file))
+def _read(file: Path, changed: int | None = None) -> tuple[str, tuple[Path, ...]]:
+    """Hash of a Python file, and the files of `lib` that it imports.
 
-
-def _parse(file: Path) -> ast.Module:
+    With the time of its last change, it is read again after another one.
+    """
     try:
-        return ast.parse(file.read_text(encoding="utf-8"))
+        tree = ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise InputError(f"{file}, line {error.lineno}: {error.msg}") from None
+    return hashlib.sha256(repr(_meaning(tree)).encode()).hexdigest(), tuple(_imported(tree, file))
 
 
 def _meaning(node):

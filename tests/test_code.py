@@ -37,8 +37,14 @@ import json
 from lib import receipts
 from lib.figures import maps, style as looks
 
-def later():
-    from lib import late
+def later(choice):
+    match choice:
+        case 1:
+            try:
+                import json
+            except ImportError:
+                if choice:
+                    from lib import late
 """
 
 
@@ -51,13 +57,13 @@ def library(tmp_path, monkeypatch):
         path.write_text(text)
     (tmp_path / "notebook.py").write_text(NOTEBOOK)
     monkeypatch.setattr(code, "PACKAGE", tmp_path / "lib")
-    code._module.cache_clear()
+    code._read.cache_clear()
     yield tmp_path / "lib"
-    code._module.cache_clear()
+    code._read.cache_clear()
 
 
 def closure(library):
-    code._module.cache_clear()
+    code._read.cache_clear()
     return code.closure(library.with_name("notebook.py"))
 
 
