@@ -55,6 +55,8 @@ def forest(
                 va="center", ha="right", color=f"C{i}",
             )  # fmt: skip
         axis.set_title(name)
+    left, right = axes[0, 0].get_xlim()
+    axes[0, 0].set_xlim(left, right + 0.25 * (right - left))  # room for the sizes
     axes[0, 0].set_yticks(range(len(places)), places)
     axes[0, 0].invert_yaxis()
     for i, kind in enumerate(kinds):

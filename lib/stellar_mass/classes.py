@@ -115,6 +115,12 @@ def collect(
     )
     table = table[table["galaxy_id"].isin(galaxies["galaxy_id"])].dropna(subset="arm_class")
     table = table[table["arm_class"].isin(NUMBER) | (table["arm_class"] == "?")]
+    if table.duplicated(["source", "galaxy_id"]).any():
+        first = table[table.duplicated(["source", "galaxy_id"])].iloc[0]
+        raise InputError(
+            f"{folder}: {first['source']} classifies galaxy {first['galaxy_id']} twice. Keep one "
+            "row of it."
+        )
     table["merged"] = merge_labels(table["arm_class"])
     for name, value in (("number", table["arm_class"].map(NUMBER)), ("learnt", False)):
         known = table[name] if name in table else pd.Series(np.nan, index=table.index)
@@ -139,7 +145,8 @@ def _counts_in(folder: Path, galaxies: pd.DataFrame) -> pd.DataFrame:
         table = _read(folder / _VOTES_FILE, "index", numbers=numbers)
     else:
         table = pd.DataFrame(columns=["galaxy_id", *COUNT_COLUMNS], dtype="int64")
-    table = table.set_index("galaxy_id").astype(float)
+    # A galaxy that was published twice has the same votes twice.
+    table = table.drop_duplicates("galaxy_id").set_index("galaxy_id").astype(float)
     return table[table.sum(axis=1) > 0]
 
 

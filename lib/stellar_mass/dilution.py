@@ -53,10 +53,11 @@ def predicted_dilution(
     table["purity"] = agreed / table["n"].where(table["n"] > 0)
     table["reference_shift"], table["expected_shift"] = reference_shift, expected
     table["observed_shift"], table["excess"] = observed, observed - expected
-    # A class that is empty in some resamples has no interval.
+    # A class that some resamples leave empty, or without any error, has no interval.
     error, tail = draws.std(axis=0, ddof=1), 50 * (1 - confidence)
+    draws[:, ~(error > 1e-9)] = np.nan
     table["excess_low"], table["excess_high"] = np.percentile(draws, [tail, 100 - tail], axis=0)
-    z = np.divide(table["excess"].abs(), error, out=np.full(len(error), np.nan), where=error > 0)
+    z = table["excess"].abs() / np.where(error > 1e-9, error, np.nan)
     table["p"] = 2 * stats.norm.sf(z)
     return table.assign(p_holm=holm(table["p"]))
 

@@ -59,8 +59,9 @@ def adjusted_shift(
 ) -> dict[str, float]:
     """Shift of a group at fixed covariates: least squares of the values on membership and them.
 
-    The standard error allows for unequal scatter (HC3; MacKinnon & White 1985, J. Econometrics 29,
-    305), as Welch's test does, and the p-value is that of Student's t.
+    Standard error and degrees of freedom allow for unequal scatter and a small group (HC2 with
+    those of Bell & McCaffrey; Imbens & Kolesar 2016, Rev. Econ. Stat. 98, 701). Without covariates
+    the error is that of Welch's test.
 
     Parameters
     ----------
@@ -81,14 +82,19 @@ def adjusted_shift(
     n = int(matrix[:, 1].sum())
     if min(n, len(y) - n) < 2:
         return {"n": n, **dict.fromkeys(("shift", "shift_low", "shift_high", "p"), np.nan)}
-    coefficients = np.linalg.lstsq(matrix, y, rcond=None)[0]
     inverse = np.linalg.pinv(matrix.T @ matrix)
+    residual = y - matrix @ (inverse @ matrix.T @ y)
+    weights = matrix @ inverse[1]  # of the values in the estimate
     leverage = np.einsum("ij,jk,ik->i", matrix, inverse, matrix)
-    weighted = matrix * ((y - matrix @ coefficients) / (1 - leverage))[:, None]
-    error = np.sqrt((inverse @ weighted.T @ weighted @ inverse)[1, 1])
-    student = stats.t(len(y) - matrix.shape[1])
+    scaled = weights**2 / (1 - leverage)
+    error = np.sqrt((scaled * residual**2).sum())
+    # With equal scatter the squared error is distributed as a sum of chi squares, whose first two
+    # moments these are.
+    moment = matrix.T @ (matrix * scaled[:, None]) @ inverse
+    spread = (scaled**2 * (1 - 2 * leverage)).sum() + np.trace(moment @ moment)
+    student = stats.t((weights**2).sum() ** 2 / spread)
     half = student.ppf((1 + confidence) / 2) * error
-    shift = float(coefficients[1])
+    shift = float(weights @ y)
     return {
         "n": n,
         "shift": shift,
@@ -96,6 +102,13 @@ def adjusted_shift(
         "shift_high": shift + half,
         "p": float(2 * student.sf(abs(shift) / error)),
     }
+
+
+def of_test(test) -> dict[str, float]:
+    """Shift, 95 % interval and p-value of scipy's `ttest_ind` or `ttest_rel`."""
+    low, high = test.confidence_interval()
+    middle = (low + high) / 2
+    return {"shift": middle, "shift_low": low, "shift_high": high, "p": test.pvalue}
 
 
 def matched_pairs(
