@@ -203,13 +203,13 @@ def agreement(table: pd.DataFrame, fewest: int = 10) -> pd.DataFrame:
         whose classes differ by one arm at most, of those with a number in both) and ``spearman``
         (rank correlation of the numbers of arms).
     """
-    sources = {name: rows.set_index("galaxy_id") for name, rows in table.groupby("source")}
+    sources = dict(list(table.groupby("source")))
     rows = []
     for first, second in combinations(table["source"].unique(), 2):
         repeated = second.endswith(AGAIN) or first.endswith(AGAIN)
         if repeated and second != first + AGAIN:
             continue
-        both = sources[first].join(sources[second], how="inner", rsuffix="_2")
+        both = sources[first].merge(sources[second], on="galaxy_id", suffixes=("", "_2"))
         if len(both) < fewest:
             continue
         same = both["merged"] == both["merged_2"]
