@@ -74,13 +74,14 @@ def fetch_profile(name: str, data_dir: str | None = None, *, masses: bool = Fals
     if f"zoobot-checkpoint:{CHECKPOINT}" in [s.get("weights") for s in profile.overrides.values()]:
         for file in CHECKPOINT_FILES:
             _get(file, paths.resolve(CHECKPOINT).parent)
-    step = next(s for s in profile.steps if "survey" in profiles.default_parameters(s))
-    settings = {**profiles.default_parameters(step), **profile.overrides[step]}
-    if settings["survey"] == "mock":
+    defaults = {step: profiles.default_parameters(step) for step in profile.steps}
+    settings = [{**defaults[step], **profile.overrides[step]} for step in profile.steps]
+    reading = next((s for s in settings if s.get("survey", "mock") != "mock"), None)
+    if reading is None:
         print(f"profile {name} simulates its own survey: there is nothing to download")
         return
     masses = masses or "06_stellar_mass" in profile.steps
-    fetch(settings["survey"], settings["data_dir"], masses=masses)
+    fetch(reading["survey"], reading["data_dir"], masses=masses)
 
 
 def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:

@@ -32,8 +32,8 @@ REPOSITORY = "mwalmsley/zoobot-encoder-efficientnet_b0"
 
 WARNING = (
     "Zoobot's encoder on the hub has learnt from the votes of all Galaxy Zoo projects, those for "
-    "Galaxy Zoo 2 (and so the Galaxy Challenge) included: scores on these galaxies are too good. The "
-    "paper's weights, which learnt from GZ DECaLS alone, are those of profile gz2 "
+    "Galaxy Zoo 2 (and so the Galaxy Challenge) included: scores on these galaxies are too good. "
+    "The paper's weights, which learnt from GZ DECaLS alone, are those of profile gz2 "
     "(make data PROFILE=gz2)."
 )
 """What a reader of scores must know; it goes into the receipt of the weights."""
