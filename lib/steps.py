@@ -539,7 +539,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
 
 
 def _receipt_times(profile: profiles.Profile) -> dict[Path, int]:
-    """When the receipt of each finished step and sweep run was written."""
+    """When the receipt of each finished step was written."""
     paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.steps]
     return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
 

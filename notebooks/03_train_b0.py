@@ -164,6 +164,13 @@ pooled = layers.GlobalAveragePooling2D(name="features")(backbone.output)
 encoder = keras.Model(backbone.input, pooled, name=backbone_name)
 
 # %% [markdown]
+# Say so where these weights have learnt from the galaxies that are scored here.
+
+# %%
+if warning := origin.get("warning"):
+    display(Markdown(f"**Warning.** {warning}"))
+
+# %% [markdown]
 # ### 3.2 Add the head
 #
 # Two dense layers turn the features into class probabilities (Sec. 3.4). The paper prints 1028 units

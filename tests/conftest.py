@@ -36,6 +36,12 @@ def gz2_tables() -> Path:
     return _real("gz2-tables")
 
 
+@pytest.fixture(scope="session")
+def zoobot_parts() -> Path:
+    """Small parts of Zoobot's real TensorFlow checkpoints."""
+    return _real("zoobot-checkpoint")
+
+
 def chain(root: Path, profile: str, *options: str) -> subprocess.CompletedProcess:
     """Run a profile in a checkout of its own."""
     return run_module(root, "lib.steps", "chain", "--profile", profile, *options)

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 from conftest import ROOT
 
-from lib.kaggle import bundle
+from lib import kaggle
 
 KEPT = {
     *(".ipynb", ".py", ".md", ".yaml", ".yml", ".json", ".txt", ".toml", ".sh", ".html", ".log"),
@@ -77,7 +77,7 @@ def test_a_run_holds_no_credentials(smoke):
 
 
 def test_what_goes_to_kaggle_holds_no_credentials(tmp_path):
-    code, *_ = bundle.build("smoke", tmp_path / "out", "somebody")
+    code, _ = kaggle.build("smoke", tmp_path / "out", "somebody")
     (wheel,) = code.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "out" / "wheel")

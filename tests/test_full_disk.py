@@ -8,9 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import images, paths
-from lib.download import archive, registry
-from lib.download.whole import DownloadError
+from lib import download, images, paths
 from lib.schema import InputError
 
 SIDE = 200
@@ -78,7 +76,7 @@ def test_a_disk_that_fills_up_under_a_file_keeps_the_earlier_one(small_disk):
     assert [p.name for p in small_disk.iterdir()] == ["table.csv"]
 
 
-def test_unpacking_stops_on_a_full_disk_and_goes_on_later(
+def test_unpacking_on_a_full_disk_leaves_nothing_and_works_later(
     small_disk, cut_outs, tmp_path, monkeypatch
 ):
     _, folder = cut_outs
@@ -86,13 +84,13 @@ def test_unpacking_stops_on_a_full_disk_and_goes_on_later(
     with zipfile.ZipFile(packed, "w") as file:
         for path in folder.iterdir():
             file.write(path, f"images/{path.name}")
-    wanted = registry.ImageSet(registry.File(packed.name), "images", COUNT, side=SIDE)
-    with pytest.raises(DownloadError, match="GB free"):
-        archive.unpack_images(packed, small_disk / "images", wanted)
-    monkeypatch.setattr(archive, "check_space", lambda *_: None)
-    with pytest.raises(DownloadError, match="when there is room"):
-        archive.unpack_images(packed, small_disk / "images", wanted)
-    assert [p.name for p in small_disk.iterdir()] == ["images.partial"]
+    target = small_disk / "images"
+    with pytest.raises(InputError, match="GB free"):
+        download.unpack(packed, "images", target, COUNT)
+    monkeypatch.setattr(download, "_check_space", lambda *_: None)
+    with pytest.raises(InputError, match="could not be unpacked .*No space left.*make room"):
+        download.unpack(packed, "images", target, COUNT)
+    assert list(small_disk.iterdir()) == []
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    archive.unpack_images(packed, small_disk / "images", wanted)
+    download.unpack(packed, "images", target, COUNT)
     assert len(list((small_disk / "images").iterdir())) == COUNT

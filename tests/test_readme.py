@@ -212,7 +212,7 @@ def test_commands_for_clusters_have_options_that_exist(command):
 def test_kaggle_builds_its_folders(tmp_path):
     (line,) = recipe("kaggle", "PROFILE=smoke")
     call(line.replace("build/kaggle", str(tmp_path / "out")), ROOT)
-    assert (tmp_path / "out" / "spiral-arms-smoke-chain" / "kernel-metadata.json").is_file()
+    assert (tmp_path / "out" / "spiral-arms-smoke" / "kernel-metadata.json").is_file()
 
 
 @pytest.mark.chain

@@ -4,6 +4,7 @@
 `tests/references/zoobot_checkpoint.py`; there the network is twenty times narrower than B0.
 """
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -19,6 +20,8 @@ from keras.src.applications.efficientnet import EfficientNet
 
 from lib import weights
 from lib.schema import InputError
+from lib.weights import checkpoint
+from lib.weights.tensors import named_variables
 
 DATA = Path(__file__).parent / "data"
 SCRIPT = Path(__file__).parent / "references" / "zoobot_checkpoint.py"
@@ -126,11 +129,109 @@ def test_a_truncated_checkpoint_names_the_first_tensor(tmp_path):
     with pytest.raises(InputError, match="checkpoint .* cannot be read"):
         weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
     data.unlink()
-    with pytest.raises(InputError, match="needs one data file"):
+    with pytest.raises(InputError, match="needs its data files .* found none. .*make data"):
         weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
     index.unlink()
-    with pytest.raises(InputError, match="no checkpoint at .*z.*0 found"):
+    with pytest.raises(InputError, match="no checkpoint at .*z.*0 found.*make data PROFILE=gz2"):
         weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path / 'z'}", channels=1)
+
+
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def write_in_parts(prefix, parts):
+    """Write a checkpoint of one data file per part, each a dict of tensors by key."""
+    shards = []
+    for part in parts:
+        shards.append(f"{prefix}.part{len(shards)}")
+        names, tensors = list(part), [tf.convert_to_tensor(t) for t in part.values()]
+        tf.raw_ops.SaveV2(
+            prefix=shards[-1],
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=tensors,
+        )
+    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=shards, destination_prefix=str(prefix))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_checkpoint_in_several_data_files(tmp_path, number):
+    reader = tf.train.load_checkpoint(str(DATA / "zoobot-0.0.4" / "checkpoint"))
+    keys = sorted(set(reader.get_variable_to_shape_map()) - {GRAPH})
+    parts = [{GRAPH: reader.get_tensor(GRAPH)}]  # as Zoobot's: the first has the graph alone
+    parts += [{k: reader.get_tensor(k) for k in keys[i :: number - 1]} for i in range(number - 1)]
+    prefix = tmp_path / "in_progress"
+    write_in_parts(prefix, parts)
+    source = f"zoobot-checkpoint:{prefix}"
+    backbone = narrow()
+    receipt = weights.initialise(backbone, source, channels=1)
+    assert relative_error(backbone, np.load(DATA / "zoobot-0.0.4" / "features.npz")) < 1e-5
+    assert receipt["file"] == f"in_progress.data-{number - 1:05}-of-{number:05}"
+    data = sorted(tmp_path.glob("in_progress.data-*"))
+    assert len(data) == number
+    together = hashlib.sha256(b"".join(p.read_bytes() for p in data)).hexdigest()
+    assert receipt["sha256"] == together
+    with pytest.raises(InputError, match="has SHA-256 .*, not 00000"):
+        weights.initialise(backbone, source, channels=1, sha256="0" * 64)
+    data[-1].unlink()
+    with pytest.raises(InputError, match=f"lacks the data file.s. {data[-1].name}. .*make data"):
+        weights.initialise(backbone, source, channels=1)
+    data[0].with_name("in_progress.data-00000-of-00001").write_bytes(b"of another")
+    with pytest.raises(InputError, match="those of several checkpoints"):
+        weights.initialise(backbone, source, channels=1)
+
+
+@pytest.fixture(scope="module")
+def real(zoobot_parts, tmp_path_factory):
+    """Shapes by key of the paper's real checkpoint, and the object graph of its sister.
+
+    The first needs the index alone; the second comes whole in the first of two data files.
+    """
+    folder = tmp_path_factory.mktemp("real")
+    for name in ("replicated.index", "in_progress.index", "in_progress.data-00000-of-00002"):
+        shutil.copy(zoobot_parts / name, folder)
+    shapes = tf.train.load_checkpoint(str(folder / "replicated")).get_variable_to_shape_map()
+    sister = tf.train.load_checkpoint(str(folder / "in_progress"))
+    assert sister.get_variable_to_shape_map() == shapes, "not of the same network"
+    return shapes, sister.get_tensor(GRAPH), folder
+
+
+@pytest.mark.real
+def test_every_name_and_shape_of_the_real_checkpoint(real):
+    shapes, graph, _ = real
+    backbone = weights.build("EfficientNetB0", keras.Input((64, 64, 1)))
+    wanted = named_variables(backbone)
+    keys = checkpoint._keys(graph)
+    assert len(shapes) == 747 and len(wanted) == 309
+    assert {n: tuple(v.shape) for n, v in wanted.items()} == {
+        n: tuple(shapes[keys[n]]) for n in wanted
+    }
+    assert sum(int(np.prod(shapes[keys[n]])) for n in wanted) == 4_048_988
+    # The paper counts one more: the variable `step`, a scalar, which is not read.
+    assert shapes["step/.ATTRIBUTES/VARIABLE_VALUE"] == []
+    others = set(keys) - set(wanted)
+    assert not [name for name in others if name.startswith(("stem_", "block", "top_"))]
+
+
+@pytest.mark.real
+def test_numbers_under_the_real_names_end_up_in_their_places(real, tmp_path):
+    """The loader on the real graph, keys, shapes and division, with other numbers."""
+    shapes, graph, _ = real
+    rng = np.random.default_rng(1)
+    tensors = {k: rng.normal(size=s).astype("float32") for k, s in shapes.items() if k != GRAPH}
+    write_in_parts(tmp_path / "in_progress", [{GRAPH: graph}, tensors])
+    backbone = weights.build("EfficientNetB0", keras.Input((64, 64, 1)))
+    weights.initialise(backbone, f"zoobot-checkpoint:{tmp_path}", channels=1)
+    keys = checkpoint._keys(graph)
+    for name, variable in named_variables(backbone).items():
+        assert np.array_equal(variable.numpy(), tensors[keys[name]]), name
+
+
+@pytest.mark.real
+def test_the_real_checkpoint_without_its_weights_names_the_missing_file(real):
+    backbone = weights.build("EfficientNetB0", keras.Input((64, 64, 1)))
+    with pytest.raises(InputError, match="lacks the data file.*in_progress.data-00001-of-00002"):
+        weights.initialise(backbone, f"zoobot-checkpoint:{real[2] / 'in_progress'}", channels=1)
 
 
 def _zoobot_python():

@@ -262,6 +262,7 @@ def test_the_name_of_the_weights_may_pin_the_revision(server, state, tmp_path):
     for name in (hub.CONFIG, hub.WEIGHTS[0]):
         server.files[name] = (tmp_path / "files" / name).read_bytes()
     _, receipt = load(f"zoobot-hub@{COMMIT}", 3)
+    assert "learnt from the votes of all Galaxy Zoo projects" in receipt["warning"]
     assert receipt["source"] == "zoobot-hub" and receipt["revision"] == COMMIT
     assert set(server.asked) == {
         f"/{hub.REPOSITORY}/resolve/{COMMIT}/{name}" for name in (hub.CONFIG, hub.WEIGHTS[0])

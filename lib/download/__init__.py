@@ -1,30 +1,40 @@
-"""Get the real files of a survey: verified, atomic, and taken up where an earlier run stopped.
+"""Get the real files of a profile: verified, whole or absent, the large one resumed.
 
 ``make data PROFILE=gz2`` (``python -m lib.download --profile gz2``) puts the files where the
-survey's reader looks for them. A file that is there is checked and left; then attached Kaggle
-datasets are looked through and linked to; what is still missing is downloaded.
+survey's reader looks for them. What is there is checked and left; attached Kaggle datasets are
+linked to; what is still missing is downloaded by `pooch`.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import shutil
+import stat
+import time
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import pooch
+import requests
+import urllib3
+from tqdm.auto import tqdm
 
-from lib import paths, profiles, receipts
-from lib.download import kaggle
-from lib.download.archive import check_images, count_images, unpack_images, unpack_table
-from lib.download.http import ResumingDownloader
-from lib.download.registry import DATASETS, Dataset, File, ImageSet
-from lib.download.whole import DownloadError, check_content, check_space
+from lib import paths, profiles
+from lib.download.registry import (
+    CHECKPOINT,
+    CHECKPOINT_FILES,
+    DATASETS,
+    Dataset,
+    File,
+    ImageSet,
+)
 from lib.schema import InputError
 
-__all__ = ["DATASETS", "LOCK", "DownloadError", "fetch", "fetch_profile"]
+__all__ = ["CHECKPOINT", "DATASETS", "LOCK", "fetch", "fetch_profile"]
 
 LOCK = "data/downloads.lock.json"
 """SHA-256 of files whose publishers give no checksum, as first downloaded. Keep it under git."""
@@ -32,9 +42,19 @@ LOCK = "data/downloads.lock.json"
 WORK = "downloads"
 """Folder below the survey's for archives and for what is under way."""
 
+ATTEMPTS = 6
+WAIT = 1.0
+"""Half the seconds before the second attempt; doubled with each failure without progress."""
+
+_ABOVE = "images_gz2"
+"""Folder of the Kaggle dataset that holds the folder of images."""
+
+BEGINNINGS = {".gz": b"\x1f\x8b", ".zip": b"PK", ".fits": b"SIMPLE  ="}
+"""First bytes of a file, by its ending."""
+
 
 def fetch_profile(name: str, data_dir: str | None = None, *, masses: bool = False) -> None:
-    """Get the files that a profile's survey needs.
+    """Get the files that a profile needs: its survey's, and Zoobot's weights where it names them.
 
     Parameters
     ----------
@@ -47,20 +67,21 @@ def fetch_profile(name: str, data_dir: str | None = None, *, masses: bool = Fals
 
     Raises
     ------
-    InputError, DownloadError
+    InputError
         See `fetch`.
     """
     profile = profiles.load(name, data_dir)
-    step = next(s for s in profile.steps if "survey" in profiles.default_parameters(s))
-    settings = {**profiles.default_parameters(step), **profile.overrides[step]}
-    if settings["survey"] == "mock":
+    if f"zoobot-checkpoint:{CHECKPOINT}" in [s.get("weights") for s in profile.overrides.values()]:
+        for file in CHECKPOINT_FILES:
+            _get(file, paths.resolve(CHECKPOINT).parent)
+    defaults = {step: profiles.default_parameters(step) for step in profile.steps}
+    settings = [{**defaults[step], **profile.overrides[step]} for step in profile.steps]
+    reading = next((s for s in settings if s.get("survey", "mock") != "mock"), None)
+    if reading is None:
         print(f"profile {name} simulates its own survey: there is nothing to download")
         return
-    fetch(
-        settings["survey"],
-        settings["data_dir"],
-        masses=masses or "06_stellar_mass" in profile.steps,
-    )
+    masses = masses or "06_stellar_mass" in profile.steps
+    fetch(reading["survey"], reading["data_dir"], masses=masses)
 
 
 def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:
@@ -78,66 +99,148 @@ def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:
     Raises
     ------
     InputError
-        If the survey is unknown, or a file that lies in `data_dir` is not the one it should be;
-        such a file is never replaced.
-    DownloadError
-        If a file cannot be had.
+        If the survey is unknown, a file cannot be had, or one in `data_dir` is not what it should
+        be; such a file is never replaced.
     """
     if survey not in DATASETS:
         raise InputError(f"survey {survey!r} has no downloads: choose {', '.join(DATASETS)}")
-    dataset = DATASETS[survey]
-    folder = paths.resolve(data_dir)
-    with _alone(folder / WORK):
-        tables = dataset.tables + (dataset.masses if masses else ())
-        missing = [file for file in tables if not _is_present(file, folder)]
-        no_images = not _has_images(dataset.images, folder)
-        places = _places(dataset, folder)
-        while (missing or no_images) and (place := next(places, None)):
-            missing = [file for file in missing if not _take_table(file, folder, place)]
-            no_images = no_images and not _take_images(dataset.images, folder, place)
-        _check_room(missing, dataset.images if no_images else None, folder)
-        for file in missing:
-            _download(file, folder, dataset)
-        if no_images:
-            _unpack(_download(dataset.images.archive, folder, dataset), folder, dataset.images)
+    dataset, folder = DATASETS[survey], paths.resolve(data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = _places(dataset, folder)
+    for file in dataset.tables + (dataset.masses if masses else ()):
+        _get(file, folder, places, dataset.kaggle)
+    _get_images(dataset.images, folder, places, dataset.kaggle)
     print(f"{survey}: all files are in {folder}", flush=True)
 
 
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keep a second download of the same survey out, and clear up after a killed one."""
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / ".lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another download to {work.parent} is under way") from None
-        for stale in work.glob("tmp*"):  # pooch's temporary files
-            stale.unlink()
-        yield
+def _places(dataset: Dataset, folder: Path) -> list[Path]:
+    """Folders that may hold what needs no download: what Kaggle has attached, or hands out."""
+    places = [folder, Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input"))]
+    if dataset.images.archive.url is None and not _find(dataset.images.folder, places):
+        try:  # kagglehub finds the user's credentials by itself; none pass through here
+            import kagglehub
+
+            places.append(Path(kagglehub.competition_download(dataset.kaggle)))
+        except ImportError:
+            print("kagglehub is not installed (pip install kagglehub)", flush=True)
+        except Exception as error:  # kagglehub's own errors, and those of the libraries below it
+            print(f"kagglehub failed ({type(error).__name__})", flush=True)
+    return places
 
 
-def _alternatives(file: File) -> tuple[str, ...]:
-    """Names under which the readers take a catalogue: as it is, or with a CSV (un)compressed."""
-    if file.name.endswith(".csv.gz"):
-        return file.name, file.name.removesuffix(".gz")
-    return (file.name, file.name + ".gz") if file.name.endswith(".csv") else (file.name,)
+def _find(name: str, places: list[Path]) -> Path | None:
+    """First file or folder of that name; neither what is hidden nor images, which are many."""
+    for place in places:
+        for folder, folders, files in os.walk(place):
+            if name in files + folders and Path(folder, name).exists():
+                return Path(folder, name)
+            folders[:] = [f for f in folders if not f.startswith(("images", ".")) or f == _ABOVE]
+    return None
 
 
-def _known_checksum(file: File) -> str | None:
+def _get(
+    file: File, folder: Path, places: list[Path] | None = None, kaggle: str | None = None
+) -> None:
+    """Have a catalogue in a folder: there already, linked to, unpacked or downloaded."""
+    target = folder / file.name
+    plain = folder / file.name.removesuffix(".gz")  # the readers take a CSV file either way
+    if present := next((p for p in (target, plain) if p.exists()), None):
+        if problem := _problem(file, present):
+            raise InputError(f"{present} {problem}: delete it and run the same command again")
+        print(f"{present.name}: present", flush=True)
+        return
+    for name in (target.name, plain.name):
+        found = _find(name, places or [])
+        if found and found.parent != folder / WORK and _is_usable(file, found):
+            _link(found, folder / name)
+            return
+    if archive := _find(f"{target.stem}.zip", places or []):
+        unpack(archive, file.name, target)
+        return
+    os.replace(_download(file, folder / WORK, kaggle), target)
+
+
+def _get_images(images: ImageSet, folder: Path, places: list[Path], kaggle: str) -> None:
+    """Have a folder of images, all of them: there already, linked to, or unpacked."""
+    target = folder / images.folder
+    found = target if target.is_dir() else _find(images.folder, places)
+    if found:
+        count = _count(found)
+        # What Kaggle mounts cannot be half unpacked; what lies in the user's folder can.
+        if count != images.count and found.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{found} holds {count:,} images instead of {images.count:,}: delete that folder "
+                "and run the same command again"
+            )
+        print(f"{images.folder}/: {count:,} images present", flush=True)
+        if found != target:
+            _link(found, target)
+        return
+    archive = _find(images.archive.name, places)
+    if archive is None or not _is_usable(images.archive, archive):
+        archive = _download(images.archive, folder / WORK, kaggle)
+    print(f"{archive.name}: unpacking {images.count:,} images ...", flush=True)
+    unpack(archive, images.folder, target, images.count)
+
+
+def _count(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.name.endswith(".jpg") for entry in entries)
+
+
+def _is_usable(file: File, path: Path) -> bool:
+    if problem := _problem(file, path):
+        print(f"{path} is not used: it {problem}", flush=True)
+    return not problem
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)  # a link to a dataset that is no longer attached
+    target.symlink_to(source)
+    print(f"{target.name}: linked to {source}", flush=True)
+
+
+def _problem(file: File, path: Path, hashed: bool = True) -> str:
+    """What is wrong with a file, as far as format, size and checksum tell; empty if nothing.
+
+    Without `hashed`, MD5 and SHA-256 are left to pooch, which knows no hashes of git.
+    """
+    name = path.name.removesuffix(".part")
+    with open(path, "rb") as opened:
+        start = opened.read(512)
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "is a web page or an error message, not data"
+    if not start or not start.startswith(BEGINNINGS.get(Path(name).suffix, b"")):
+        return "is empty, or in another format than its name says"
+    if name != file.name:  # a catalogue without its compression
+        return ""
+    if file.size is not None and path.stat().st_size != file.size:
+        return f"has {path.stat().st_size:,} bytes instead of {file.size:,}"
+    kind, _, expected = (_checksum(file) or "").partition(":")
+    if kind == "git":
+        matches = _git_blob(path) == expected
+    else:
+        matches = not (hashed and kind) or pooch.file_hash(str(path), kind) == expected
+    return "" if matches else f"is not the known file (expected {kind}:{expected})"
+
+
+def _git_blob(path: Path) -> str:
+    """Hash that git gives a file: SHA-1 of ``blob <size>``, a zero byte and the content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _checksum(file: File) -> str | None:
     """Checksum that a file must have: the publisher's, or that of its first download."""
-    if file.checksum or file.url is None:
-        return file.checksum
     entry = _read_lock().get(file.name)
-    return f"sha256:{entry['sha256']}" if entry and entry["url"] == file.url else None
+    first = f"sha256:{entry['sha256']}" if entry and entry["url"] == file.url else None
+    return file.checksum or first
 
 
 def _read_lock() -> dict[str, dict]:
     path = paths.resolve(LOCK)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+        return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise InputError(
             f"{path} is damaged ({error}): get it back from git, or delete it to accept the next "
@@ -147,166 +250,168 @@ def _read_lock() -> dict[str, dict]:
 
 def _record(file: File, path: Path) -> None:
     """Write down what the first download of a file without a published checksum was."""
-    entry = {"url": file.url, "bytes": path.stat().st_size, "sha256": receipts.sha256(path)}
+    entry = {"url": file.url, "bytes": path.stat().st_size, "sha256": pooch.file_hash(str(path))}
     with paths.atomic(paths.resolve(LOCK)) as temporary:
-        temporary.write_text(
-            json.dumps({**_read_lock(), file.name: entry}, indent=1, sort_keys=True) + "\n",
-            encoding="utf-8",
-        )
+        content = {**_read_lock(), file.name: entry}
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     print(f"{file.name}: SHA-256 {entry['sha256']} recorded in {LOCK}", flush=True)
 
 
-def _problem(file: File, path: Path) -> str:
-    """What is wrong with a file; empty if nothing is."""
-    if path.name == file.name:
-        if file.size is not None and path.stat().st_size != file.size:
-            return f"has {path.stat().st_size:,} bytes instead of {file.size:,}"
-        checksum = _known_checksum(file)
-        if checksum and not pooch.hashes.hash_matches(path, checksum):
-            return f"is not the known file (expected {checksum})"
-    try:
-        check_content(path, path.name)
-    except ValueError as error:
-        return f"cannot be used: {error}"
-    return ""
-
-
-def _is_present(file: File, folder: Path) -> bool:
-    """Whether the survey's folder has a catalogue already, and it is whole."""
-    path = next((folder / n for n in _alternatives(file) if (folder / n).is_file()), None)
-    if path is None:
-        return False
-    if problem := _problem(file, path):
-        raise InputError(f"{path} {problem}: delete it and run the same command again")
-    print(f"{path.name}: present", flush=True)
-    return True
-
-
-def _has_images(images: ImageSet, folder: Path) -> bool:
-    """Whether the survey's folder has the images already, all of them."""
-    target = folder / images.folder
-    if not target.is_dir():
-        return False
-    number = check_images(target, images, exactly=not target.is_symlink())
-    print(f"{images.folder}/: {number:,} images present", flush=True)
-    return True
-
-
-def _places(dataset: Dataset, folder: Path) -> Iterator[Path]:
-    """Folders that may hold what needs no download, one after the other.
-
-    kagglehub is asked on Kaggle, where it only mounts what is there, and for files that have no
-    other source; elsewhere the publishers' own copies come first.
-    """
-    yield folder  # archives that the user has put there
-    if kaggle.on_kaggle():
-        yield kaggle.input_folder()
-    if kaggle.on_kaggle() or dataset.images.archive.url is None:
-        path, problem = kaggle.by_kagglehub(dataset.kaggle)
-        if path is not None:
-            yield path
-        else:
-            print(f"not by kagglehub: {problem}", flush=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    if target.is_symlink():  # to a dataset that is no longer attached
-        target.unlink()
-    target.symlink_to(source, target_is_directory=source.is_dir())
-    print(f"{target.name}: linked to {source}", flush=True)
-
-
-def _take_table(file: File, folder: Path, place: Path) -> bool:
-    """Link to a catalogue below `place`, or unpack it where it is zipped there."""
-    path = kaggle.find_file(place, _alternatives(file))
-    # What a killed run left in the working folder is for `_download` to check and record.
-    if path is not None and path.parent != folder / WORK and _is_usable(file, path):
-        _link(path, folder / path.name)
-        return True
-    archive = kaggle.find_file(place, (Path(file.name).stem + ".zip",))
-    if archive is None:
-        return False
-    unpack_table(archive, folder / file.name)
-    print(f"{file.name}: unpacked from {archive}", flush=True)
-    return True
-
-
-def _take_images(images: ImageSet, folder: Path, place: Path) -> bool:
-    """Link to a folder of images below `place`, or unpack an archive of them."""
-    path = kaggle.find_images(place, (images.folder, *images.also))
-    if path is not None:
-        # What Kaggle mounts cannot be half unpacked; what lies in the user's folder can.
-        number = check_images(path, images, exactly=place == folder)
-        if number != images.count:
-            print(f"{path} holds {number:,} of {images.count:,} images", flush=True)
-        _link(path, folder / images.folder)
-        return True
-    archive = kaggle.find_file(place, (images.archive.name,))
-    if archive is None or not _is_usable(images.archive, archive):
-        return False
-    _unpack(archive, folder, images)
-    return True
-
-
-def _is_usable(file: File, path: Path) -> bool:
-    if problem := _problem(file, path):
-        print(f"{path} is not used: it {problem}", flush=True)
-    return not problem
-
-
-def _unpack(archive: Path, folder: Path, images: ImageSet) -> None:
-    target = folder / images.folder
-    if target.is_symlink():  # to a dataset that is no longer attached
-        target.unlink()
-    print(f"{archive.name}: unpacking {images.count:,} images ...", flush=True)
-    unpack_images(archive, target, images)
-
-
-def _check_room(missing: list[File], images: ImageSet | None, folder: Path) -> None:
-    """Refuse to begin when the disk cannot hold all that is to come."""
-    needed = sum(file.space for file in missing)
-    if images is not None:
-        # The archive, and what it unpacks to: JPEG files are not compressed any further.
-        archive = folder / WORK / images.archive.name
-        partial = folder / (images.folder + ".partial")
-        share = count_images(partial) / images.count if partial.is_dir() else 0.0
-        needed += int(images.archive.space * (1 - min(share, 1.0)))
-        needed += 0 if archive.is_file() else images.archive.space
-    for part in (folder / WORK).glob("*.part"):
-        needed -= part.stat().st_size
-    check_space(folder, needed)
-
-
-def _download(file: File, folder: Path, dataset: Dataset) -> Path:
-    """Download a catalogue into the survey's folder, or an archive into its working folder."""
+def _download(file: File, folder: Path, kaggle: str | None) -> Path:
+    """Download a file, whole and verified, into a folder."""
     if file.url is None:
-        raise DownloadError(
+        raise InputError(
             f"{file.name} is only to be had with an account: accept the rules of "
-            f"www.kaggle.com/c/{dataset.kaggle}, put its files into {folder} and run the same "
+            f"www.kaggle.com/c/{kaggle}, put its files into {folder.parent} and run the same "
             "command again; or install kagglehub and set up its credentials"
         )
-    work, checksum = folder / WORK, _known_checksum(file)
-    fetcher = pooch.create(
-        path=work,
-        base_url="",
-        registry={file.name: checksum},
-        urls={file.name: file.url},
-        retry_if_failed=1,
-        allow_updates=False,
-    )
+    known = _checksum(file)
     print(f"{file.name}: downloading from {file.url} ...", flush=True)
-    downloader = ResumingDownloader(work / f"{file.name}.part", file.size)
+    pooch.get_logger().setLevel("WARNING")
     try:
-        path = Path(fetcher.fetch(file.name, downloader=downloader))
+        path = pooch.retrieve(
+            file.url,
+            known_hash=None if known and known.startswith("git:") else known,
+            fname=file.name,
+            path=folder,
+            downloader=partial(_transfer, file=file),
+        )
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{file.name}: {error}. What has arrived is kept: make room, run the same command again"
+        ) from error
     except ValueError as error:
         source = "its publisher" if file.checksum else LOCK
-        raise DownloadError(
-            f"{file.name} from {file.url} is not what it should be: {error} (Known from {source}.) "
-            f"Run the same command again; if {work / file.name} is there, delete it first."
+        raise InputError(f"{file.name}: {error} (The hash is from {source}.)") from error
+    if known is None:
+        _record(file, Path(path))
+    return Path(path)
+
+
+def _transfer(url: str, output_file: str, _: object, *, file: File) -> None:
+    """Download for pooch, going on where a broken transfer ended, in this run or an earlier one.
+
+    What has arrived stays in ``<name>.part``. Of a file without any checksum nobody could tell
+    whether two parts belong together: an earlier run's part is not used.
+    """
+    part = Path(output_file).with_name(f"{file.name}.part")
+    if _checksum(file) is None:
+        part.unlink(missing_ok=True)
+    failures, furthest = 0, part.stat().st_size if part.exists() else 0
+    while True:
+        try:
+            _append(url, part, file)
+            break
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            have = part.stat().st_size if part.exists() else 0
+            failures = 1 if have > furthest else failures + 1  # in a row, without any progress
+            furthest = max(have, furthest)
+            if failures == ATTEMPTS:
+                raise InputError(
+                    f"{file.name} could not be downloaded from {url}: {error}. What has arrived is "
+                    f"kept in {part}; run the same command again later."
+                ) from error
+            print(f"  {file.name}: {error}; trying again", flush=True)
+            time.sleep(WAIT * 2**failures)
+    if problem := _problem(file, part, hashed=False):
+        part.unlink()
+        raise InputError(f"what {url} sends {problem}: look at it in a browser; see data/README.md")
+    os.replace(part, output_file)
+
+
+def _append(url: str, part: Path, file: File) -> None:
+    """Ask a server for what is missing of a file, and append it to its part."""
+    have = part.stat().st_size if part.exists() else 0
+    # Compression on the way would make lengths and ranges those of another file.
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with requests.get(url, headers=headers, stream=True, timeout=(15, 60)) as answer:
+        code = answer.status_code
+        if code == 416:  # no more to come: the checks will say whether the part is the file
+            return
+        if code in (408, 425, 429) or code >= 500:
+            raise requests.HTTPError(f"the server answers {code}")
+        if code not in (200, 206) or answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise InputError(
+                f"{url} answers {code} {answer.reason}, {answer.headers.get('Content-Type')}: "
+                f"{file.name} is not to be had there. Get it by hand (data/README.md) and put it "
+                "into the survey's folder."
+            )
+        if code == 200:
+            have = 0
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise requests.HTTPError("the server sends another part than was asked for")
+        rest = int(answer.headers.get("Content-Length", 0))
+        if not rest and _checksum(file) is None and file.size is None:
+            raise InputError(f"{url} does not say how long {file.name} is: get it by hand")
+        _check_space(part.parent, rest)
+        bar = tqdm(desc=file.name, initial=have, total=have + rest, unit="B", unit_scale=True)
+        # Raw bytes: `requests` would unpack a .gz file that is served as Content-Encoding: gzip.
+        with bar, open(part, "ab" if have else "wb") as opened:
+            for chunk in answer.raw.stream(1 << 20, decode_content=False):
+                opened.write(chunk)
+                bar.update(len(chunk))
+    if part.stat().st_size < have + rest:
+        raise requests.ConnectionError(f"the connection ended before {have + rest:,} bytes")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse to start what the disk has no room for."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{needed / 1e9:.2f} GB are needed but {folder} has {free / 1e9:.2f} GB free: make "
+            "room, or give another folder with DATA=..."
+        )
+
+
+def unpack(archive: Path, member: str, target: Path, count: int | None = None) -> None:
+    """Unpack a zip file, and put one file or folder of it into place when it is whole.
+
+    Parameters
+    ----------
+    archive : Path
+        Zip file.
+    member : str
+        File or folder in it that is wanted.
+    target : Path
+        Where that ends up; a link there is replaced.
+    count : int, optional
+        JPEG files that a folder must have.
+
+    Raises
+    ------
+    InputError
+        Before anything is written: a file in it would leave the folder or is a link, or the disk
+        has no room. Afterwards: damage, or not what is wanted; then nothing stays.
+    """
+    staging = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for entry in file.infolist():
+                path = PurePosixPath(entry.filename)
+                if path.is_absolute() or ".." in path.parts:
+                    raise InputError(f"{archive} is refused: {path} would leave the folder")
+                if stat.S_ISLNK(entry.external_attr >> 16):
+                    raise InputError(f"{archive} is refused: {path} is a link")
+            _check_space(target.parent, sum(entry.file_size for entry in file.infolist()))
+        pooch.Unzip(extract_dir=str(staging.absolute()))(str(archive), "download", None)
+        if not (staging / member).exists():
+            raise InputError(f"{archive} does not hold {member}: it is another archive")
+        if count is not None and (found := _count(staging / member)) != count:
+            raise InputError(f"{archive} holds {found:,} images instead of {count:,}")
+        os.sync()  # names may reach the disk before contents: no empty files after a power cut
+        if target.is_symlink():  # to a dataset that is no longer attached
+            target.unlink()
+        os.replace(staging / member, target)
+    # zipfile says by NotImplementedError and RuntimeError what it cannot read, e.g. encrypted files
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{archive} could not be unpacked ({error}): make room, or delete it if it is damaged, "
+            "and run the same command again"
         ) from error
-    if checksum is None:
-        _record(file, path)
-    if file not in dataset.tables + dataset.masses:
-        return path
-    os.replace(path, folder / file.name)
-    return folder / file.name
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lib.download import DownloadError, fetch_profile
+from lib.download import fetch_profile
 from lib.schema import InputError
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         fetch_profile(arguments.profile, arguments.data, masses=arguments.masses)
-    except (InputError, DownloadError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0

@@ -107,7 +107,7 @@ def size_spread(runs: list[Run]) -> pd.DataFrame:
         if more:
             raise InputError(
                 f"runs of {role} differ in {', '.join(sorted(more))} beside crop and seeds, and so "
-                "have no common mean: name those of one training in `sweep`"
+                "have no common mean: compare those of one training"
             )
     rows = []
     for run in runs:

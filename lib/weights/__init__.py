@@ -133,8 +133,9 @@ def initialise(
     -------
     dict
         ``source``, ``file`` (its name), ``sha256``, ``revision`` (the commit, for the hub),
-        ``variant`` (see `BackboneVariant`), ``stem`` (``as stored`` or ``summed``), and what else
-        the source tells; all JSON types.
+        ``variant`` (see `BackboneVariant`), ``stem`` (``as stored`` or ``summed``), ``warning``
+        where the weights make scores untrue (the hub's), and what else the source tells; all JSON
+        types.
 
     Raises
     ------

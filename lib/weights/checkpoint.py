@@ -1,8 +1,9 @@
 """TensorFlow checkpoints of Zoobot 0.0.x and 1.0.x, read without legacy Keras.
 
-Such a checkpoint (``<path>.index`` and ``<path>.data-...``) stores, beside the tensors, the graph
-of the objects they belonged to, with the name of each variable, e.g. ``stem_conv/kernel``. How the
-models were nested differs between the releases; the names do not, so the names are used.
+Such a checkpoint (``<path>.index`` and one or more ``<path>.data-0000k-of-0000n``) stores, beside
+the tensors, the graph of the objects they belonged to, with the name of each variable, e.g.
+``stem_conv/kernel``. How the models were nested differs between the releases; the names do not, so
+the names are used.
 
 References: Walmsley et al. (2022), MNRAS 509, 3966 (GZ DECaLS); Walmsley et al. (2023), JOSS 8,
 5312.
@@ -10,6 +11,7 @@ References: Walmsley et al. (2022), MNRAS 509, 3966 (GZ DECaLS); Walmsley et al.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -17,9 +19,11 @@ import keras
 import numpy as np
 
 from lib.schema import InputError
-from lib.weights.tensors import assign, checked_sha256, named_variables
+from lib.weights.tensors import assign, named_variables
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+DOWNLOAD = "The paper's is downloaded by `make data PROFILE=gz2` (data/README.md)."
 
 _RENAMED = {"depthwise_kernel": "kernel"}
 """Variables that Keras 3 calls otherwise."""
@@ -37,30 +41,52 @@ def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict
     path : str
         Checkpoint without its ending ``.index``, or the folder that holds it.
     sha256 : str, optional
-        Hash that the data file must have.
+        Hash that the data must have: that of the data file or, of several, one after the other.
 
     Returns
     -------
     dict
-        See `lib.weights.initialise`; ``sha256`` is that of the data file.
+        See `lib.weights.initialise`; ``file`` is the last data file, which holds the weights, and
+        ``sha256`` that of all data.
 
     Raises
     ------
     InputError
-        If there is no checkpoint, it is truncated or damaged, or it does not fit: the message
-        begins with the first tensor that does not.
+        If there is no checkpoint, a data file is missing, it is truncated or damaged, or it does
+        not fit: the message begins with the first tensor that does not.
     """
     prefix = _prefix(Path(path))
-    data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
-    if len(data) != 1:
+    data = _data_files(prefix)
+    digest = hashlib.sha256()
+    for file in data:
+        digest.update(file.read_bytes())
+    if sha256 is not None and digest.hexdigest() != sha256.lower():
         raise InputError(
-            f"checkpoint {prefix} needs one data file {prefix.name}.data-00000-of-00001 beside "
-            f"{prefix.name}.index; found {len(data)}."
+            f"checkpoint {prefix} has SHA-256 {digest.hexdigest()}, not {sha256}: fetch it again, "
+            "or correct the hash."
         )
-    digest = checked_sha256(data[0], sha256, "Fetch it again, or correct the hash.")
     tensors = read_encoder(prefix, list(named_variables(backbone)))
     stem = assign(backbone, tensors, f"checkpoint {prefix}")
-    return {"file": data[0].name, "sha256": digest, "stem": stem}
+    return {"file": data[-1].name, "sha256": digest.hexdigest(), "stem": stem}
+
+
+def _data_files(prefix: Path) -> list[Path]:
+    """Data files of a checkpoint, all ``n`` that their names tell of."""
+    pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-(\d{5})")
+    counts = {m[1] for p in prefix.parent.iterdir() if (m := pattern.fullmatch(p.name))}
+    if len(counts) != 1:
+        raise InputError(
+            f"checkpoint {prefix} needs its data files {prefix.name}.data-0000k-of-0000n beside "
+            f"{prefix.name}.index; found {'those of several checkpoints' if counts else 'none'}. "
+            f"{DOWNLOAD}"
+        )
+    (count,) = counts
+    files = [prefix.with_name(f"{prefix.name}.data-{k:05}-of-{count}") for k in range(int(count))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise InputError(
+            f"checkpoint {prefix} lacks the data file(s) {', '.join(missing)}. {DOWNLOAD}"
+        )
+    return files
 
 
 def read_encoder(prefix: Path, wanted: list[str]) -> dict[str, np.ndarray]:
@@ -152,7 +178,7 @@ def _prefix(path: Path) -> Path:
     if len(indices) != 1 or not indices[0].is_file():
         raise InputError(
             f"no checkpoint at {path}: give the path of its files without the ending .index "
-            f"({len(indices) if path.is_dir() else 0} found)."
+            f"({len(indices) if path.is_dir() else 0} found). {DOWNLOAD}"
         )
     return indices[0].with_suffix("")
 

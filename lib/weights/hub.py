@@ -30,6 +30,14 @@ from lib.weights.torch_file import read_state_dict
 REPOSITORY = "mwalmsley/zoobot-encoder-efficientnet_b0"
 """Encoder trained on all Galaxy Zoo votes, three channels in [0, 1], no further normalisation."""
 
+WARNING = (
+    "Zoobot's encoder on the hub has learnt from the votes of all Galaxy Zoo projects, those for "
+    "Galaxy Zoo 2 (and so the Galaxy Challenge) included: scores on these galaxies are too good. "
+    "The paper's weights, which learnt from GZ DECaLS alone, are those of profile gz2 "
+    "(make data PROFILE=gz2)."
+)
+"""What a reader of scores must know; it goes into the receipt of the weights."""
+
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, in the order in which they are looked for."""
@@ -140,7 +148,7 @@ def load(backbone: keras.Model, files: HubFiles, *, sha256: str | None = None) -
     Returns
     -------
     dict
-        See `lib.weights.initialise`.
+        See `lib.weights.initialise`; ``warning`` is `WARNING`.
 
     Raises
     ------
@@ -157,6 +165,7 @@ def load(backbone: keras.Model, files: HubFiles, *, sha256: str | None = None) -
         "stem": stem,
         "repository": REPOSITORY if files.revision else None,
         "architecture": _config(files)["architecture"],
+        "warning": WARNING,
     }
 
 
