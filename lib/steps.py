@@ -251,9 +251,9 @@ def _manager(temporary: str, peaks: list[int]) -> type:
             await super().start_kernel(env={**os.environ, "TMPDIR": temporary}, **kwargs)
 
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
-            with suppress(OSError):  # there is no /proc, or no kernel any more
-                status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="ascii")
-                peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+            with suppress(OSError):  # where there is no /proc
+                status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="utf-8")
+                peaks.extend(map(int, re.findall(r"VmHWM:\s+(\d+) kB", status)))
             await super().shutdown_kernel(now=now, restart=restart)
 
     return Manager
@@ -261,15 +261,15 @@ def _manager(temporary: str, peaks: list[int]) -> type:
 
 def execute(
     step: str, parameters: dict, staging: Path, label: str, until: str | None = None
-) -> int:
+) -> int | None:
     """Run a notebook by papermill; its executed copy and its log end up in `staging`.
 
     With `until` only up to the last cell with that tag.
 
     Returns
     -------
-    int
-        Most memory that its kernel had at a time, resident, in MiB.
+    int or None
+        Most memory that its kernel had at a time, resident, in MiB; None if it can't be told.
 
     Raises
     ------
@@ -308,10 +308,9 @@ def execute(
         source.unlink(missing_ok=True)
         os.environ.pop("SPIRAL_ARMS_OUTPUT")
     os.replace(running, target)
-    if peaks:
-        return peaks[-1] // 1024
-    # macOS, in bytes
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 2**20
+    if sys.platform == "darwin":  # in bytes
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 2**20
+    return peaks[-1] // 1024 if peaks else None
 
 
 def run(

@@ -27,7 +27,7 @@ from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 from lib.code import closure_hash
 from lib.explain.cache import fingerprint, model_hash
 from lib.explain.pixels import sky_level
-from lib.models import LAST_CONVOLUTION, graph
+from lib.networks import LAST_CONVOLUTION
 from lib.paths import atomic
 from lib.polar import PolarView
 from lib.schema import InputError
@@ -94,7 +94,7 @@ def check_model(model: keras.Model, layer: str) -> None:
     if nested:
         raise InputError(
             f"model {model.name!r} holds the nested model {nested[0]!r}, whose layers Grad-CAM++ "
-            "cannot reach: build the head on the backbone's output, as lib.models does, so that "
+            "cannot reach: build the head on the backbone's output, as notebook 03 does, so that "
             "all layers lie in one flat graph"
         )
     names = [part.name for part in model.layers]
@@ -148,9 +148,11 @@ class Explainer:
         self.polar = next((x for x in self.model.layers if isinstance(x, PolarView)), None)
         if self.polar is not None:
             self.to_grey_levels = keras.Model(self.model.input, self.polar.input)
-        self._traced_gradients = graph(self._trace_gradients)
-        self._traced_cam = graph(self._trace_cam)
-        self._traced_logits = graph(lambda images: self.model(images, training=False))
+        self._traced_gradients = tf.function(self._trace_gradients, autograph=False)
+        self._traced_cam = tf.function(self._trace_cam, autograph=False)
+        self._traced_logits = tf.function(
+            lambda images: self.model(images, training=False), autograph=False
+        )
 
     def _trace_gradients(self, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         with _accept_list_input():
