@@ -123,3 +123,25 @@ def test_whole_trainings_predict_each_galaxy_by_the_other_folds(run_of_colours, 
     # What a killed notebook has trained is not trained again.
     monkeypatch.setattr(training, "train", None)
     pd.testing.assert_frame_equal(probe.train_by_fold(*asked, folds=3, seed=4), found)
+
+
+def test_galaxies_that_are_left_out_are_neither_trained_on_nor_predicted(
+    run_of_colours, monkeypatch
+):
+    folder, sample = run_of_colours
+    monkeypatch.setattr(models.weights, "build", small_backbone)
+    network = Network("B0", "EfficientNetV2B0", crop=32, trainable="frozen", dense_units=16)
+    protocol = training.Protocol("sound", epochs=1, feature_views=1)
+    gone, trained_on = sample["galaxy_id"].iloc[::3].tolist(), []
+    train = training.train
+
+    def watched(network, protocol, cache, assignment, *arguments, **more):
+        trained_on.extend(assignment["galaxy_id"])
+        return train(network, protocol, cache, assignment, *arguments, **more)
+
+    monkeypatch.setattr(training, "train", watched)
+    asked = str(folder), network, protocol, folder / "trainings"
+    found = probe.train_by_fold(*asked, folds=2, leave_out=gone)
+    left = sample[~sample["galaxy_id"].isin(gone)]
+    assert list(found["label"]) == list(left["label"])
+    assert trained_on and not set(trained_on) & set(gone)
