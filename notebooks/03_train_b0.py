@@ -256,6 +256,13 @@ run = training.train(
 )
 
 # %% [markdown]
+# Say so where the weights at the start have learnt from the galaxies that are scored here.
+
+# %%
+if warning := run.settings["initial_weights"].get("warning"):
+    display(Markdown(f"**Warning.** {warning}"))
+
+# %% [markdown]
 # ### 3.2 Save the run
 #
 # Write the network, its settings, its history and all predictions.
