@@ -9,21 +9,23 @@ PROFILE ?= mock
 DATA ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# A variable as one word for the shell, which then takes no part of a path for a command.
+quoted = '$(subst ','\'',$(value $(1)))'
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab predict bench test lint verify data kaggle weights docs report lock book rulegraph
+.PHONY: run lab predict bench test test-all lint verify data kaggle weights docs report lock book rulegraph
 
 run: $(READY)
-	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") --cores $(CORES)
+	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA)) --cores $(CORES)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 # Apply a trained network to images; VIEWS=8 averages rotations and mirrors.
 predict: $(READY)
-	$(BIN)/python -m lib.predict run --model "$(MODEL)" --images "$(IMAGES)" --out "$(OUT)" \
+	$(BIN)/python -m lib.predict run --model $(call quoted,MODEL) --images $(call quoted,IMAGES) --out $(call quoted,OUT) \
 	  $(if $(VIEWS),--views $(VIEWS)) --cores $(CORES)
 
 # Speed and memory on this machine; SIZE is full, quick or tiny.
@@ -31,6 +33,10 @@ bench: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/benchmarks/bench.py $(if $(SIZE),--size $(SIZE))
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile
+
+# With what is slow, or needs a browser or a SLURM.
+test-all: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 lint: $(READY)
@@ -53,7 +59,7 @@ $(READY): requirements.lock pyproject.toml
 
 # Download a survey's files (PROFILE=gz2 or challenge) to where its profile looks for them.
 data: $(READY)
-	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA))
 
 # Folders ready for `kaggle kernels push` (KAGGLE_USERNAME names the account).
 kaggle: $(READY)
@@ -63,11 +69,10 @@ kaggle: $(READY)
 weights: $(READY)
 	$(MAKE) run PROFILE=weights
 
-# Give the notebooks the outputs of the embedded run, and keep what finished runs have given: reports,
-# figures, README's table of results.
+# Give the notebooks the outputs of finished runs (of real galaxies, where there is one), and keep what
+# these have given: reports, figures, README's table of results.
 docs: $(READY)
 	$(MAKE) run PROFILE=mock
-	$(BIN)/python -m lib.rendering --profile mock
 	$(BIN)/python -m lib.results
 
 # Print a run's scores beside the paper's and write its page.
@@ -81,7 +86,8 @@ lock:
 
 # The book: notebooks, reports, guides and the API of lib as pages in build/book.
 book: $(READY)
-	$(BIN)/python -m lib.book build/book
+	$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning --keep-going -c docs . build/book
+	@echo "the book: build/book/index.html"
 
 # The flow as a drawing, by Snakemake and Graphviz's `dot`.
 rulegraph: $(READY)

@@ -2,11 +2,13 @@
 #
 # A rule is one papermill run of one notebook, in a process of its own (lib.steps). It is done when
 # its receipt is there, and done again when its notebook, its parameters, the bundled weights that it
-# starts from or the receipt of a step before it has changed. `make run` calls this file; by hand:
+# starts from or the receipt of a step before it has changed. `make run` calls this file, and tells it
+# which steps are to be done again since the code that they import has changed; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,8 +17,23 @@ from lib.processes import end_with_the_chain
 
 end_with_the_chain()
 
-PROFILE = profiles.load(config.get("profile", "mock"), config.get("data"))
-DATA = f"--data '{config['data']}'" if config.get("data") else ""
+# From `make run` in the environment: `--config` takes some paths for numbers, others for YAML.
+DATA = config.get("data") or os.environ.get(profiles.DATA)
+PROFILE = profiles.load(config.get("profile", "mock"), DATA or None)
+
+
+def quoted(*words):
+    """Words for a shell command that Snakemake formats, whatever characters they hold."""
+    return as_it_is(shlex.join(words))
+
+
+def as_it_is(text):
+    """A text in which Snakemake finds no wildcards."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+PYTHON = quoted(sys.executable)
+OPTIONS = quoted("--profile", PROFILE.name, *(["--data", DATA] if DATA else []))
 
 # step: the steps whose files it reads (those that the profile has)
 FLOW = {
@@ -27,19 +44,25 @@ FLOW = {
     "04_train_v2m": ["01_sample_selection", "02_preprocessing"],
     "05_explainability": ["02_preprocessing", "03_train_b0", "04_train_v2m"],
     "06_stellar_mass": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
-    "07_image_size": [],
-    "08_class_balance": ["01_sample_selection", "03_train_b0"],
-    "09_model_comparison": ["01_sample_selection", "03_train_b0", "04_train_v2m"],
+    "07_image_size": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
+    "08_class_balance": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
+    "09_model_comparison": [
+        *("01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"),
+    ],
     "10_predict_survey": ["01_sample_selection", "02_preprocessing", "03_train_b0"],
     "11_pretrain_backbone": ["01_sample_selection", "02_preprocessing"],
     "12_beyond_the_paper": ["01_sample_selection", "02_preprocessing"],
     "13_explore": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
 }
 GPUS = max(1, int(config.get("gpus", 0)))
+# Loops of trainings, which so many jobs share (`--config parts=4`) before their step gathers them.
+LOOPS = ("07_image_size", "08_class_balance", "09_model_comparison")
+PARTS = int(config.get("parts", 1))
 USES_GPU = {
     "03_train_b0",
     "04_train_v2m",
     "05_explainability",
+    *LOOPS,
     "11_pretrain_backbone",
     "12_beyond_the_paper",
     "13_explore",
@@ -71,10 +94,11 @@ def share_of_cores():
     return max(1, workflow.cores // GPUS if config.get("gpus") else min(4, workflow.cores // 2))
 
 
-def sweep_runs(**wanted):
-    """Output folders of the profile's sweep runs with the wanted `sweep` or `step`."""
-    runs = PROFILE.sweep_runs.items()
-    return [out for out, run in runs if all(getattr(run, k) == v for k, v in wanted.items())]
+def parts(step):
+    """Marks that the parts of a step's trainings are done, if several jobs share them."""
+    if step not in LOOPS or PARTS == 1:
+        return []
+    return [f"{PROFILE.run_dir}/.{step}.{k}-of-{PARTS}" for k in range(1, PARTS + 1)]
 
 
 rule all:
@@ -89,8 +113,8 @@ for step in PROFILE.steps:
             step[3:]
         input:
             f"notebooks/{step}.py",
-            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps]
-            + [receipt(run) for run in sweep_runs(sweep=step)],
+            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
+            parts=parts(step),
             weights=bundled_weights(step, PROFILE.overrides[step]),
         output:
             # `update`: an earlier result is kept until lib.steps puts a whole one in its place
@@ -103,63 +127,55 @@ for step in PROFILE.steps:
         threads: share_of_cores() if step in USES_GPU else 1
         resources:
             gpu=gpus_of(PROFILE.overrides[step]) if step in USES_GPU else 0,
-        # What other steps wait for comes before the runs of sweeps.
-        priority: 2
         shell:
-            f"'{sys.executable}' -m lib.launcher run {{params.step}} "
-            f"--profile {PROFILE.name} {DATA} {{params.gpu}} --after {{input.after}}"
+            f"{PYTHON} -m lib.steps run {{params.step}} {OPTIONS} {{params.gpu}} "
+            "--after {input.after:q}"
 
 
-# Sweeps: a training notebook run many times, one job per run (lib.sweeps).
-for step in sorted({run.step for run in PROFILE.sweep_runs.values()}):
+# A part of a loop of trainings: the same notebook, up to them. They have folders of their own.
+for step in [step for step in PROFILE.steps if step in LOOPS and PARTS > 1]:
 
     rule:
         name:
-            f"sweep_{step[3:]}"
+            f"part_{step[3:]}"
         input:
             f"notebooks/{step}.py",
-            after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
-            weights=lambda wildcards, step=step: bundled_weights(
-                step, PROFILE.sweep_runs[wildcards.run].parameters
-            ),
+            [receipt(need) for need in FLOW[step] if need in PROFILE.steps],
         output:
-            update(receipt("{run}")),
-        wildcard_constraints:
-            run="|".join(map(re.escape, sweep_runs(step=step))),
+            temp(touch(f"{as_it_is(PROFILE.run_dir)}/.{step}.{{k}}-of-{PARTS}")),
         params:
-            settings=lambda wildcards: PROFILE.sweep_runs[wildcards.run].parameters,
+            step=step,
         threads: share_of_cores()
-        # Fine-tuning takes longest: left for the end, it would run when nothing else does.
-        priority: int(step == "04_train_v2m")
         resources:
-            gpu=lambda wildcards: gpus_of(PROFILE.sweep_runs[wildcards.run].parameters),
+            gpu=gpus_of(PROFILE.overrides[step]),
         shell:
-            f"'{sys.executable}' -m lib.launcher run '{{wildcards.run}}' "
-            f"--profile {PROFILE.name} {DATA} --gpu --after {{input.after}}"
+            f"{PYTHON} -m lib.steps run {{params.step}} {OPTIONS} --gpu --part {{wildcards.k}}/{PARTS}"
 
 
 # A survey: shards of the images of a plan (lib.predict), and the catalogue that gathers them.
 # `make predict` writes the plan and calls this; by hand: --config predict=<plan.json> predict_gather
 if "predict" in config:
-    SURVEY = Path(config["predict"]).parent
+    PLAN = as_it_is(config["predict"])
+    SURVEY = Path(PLAN).parent
     SHARDS = json.loads(Path(config["predict"]).read_text())["shards"]
 
     rule predict_shard:
         input:
-            config["predict"],
+            PLAN,
         output:
             f"{SURVEY}/shards/{{number}}.parquet",
         wildcard_constraints:
             number=r"\d{6}",
         threads: 4
         shell:
-            f"'{sys.executable}' -m lib.predict shard '{{input}}' {{wildcards.number}} --threads {{threads}}"
+            f"{PYTHON} -m lib.predict shard {{input:q}} {{wildcards.number}} --threads {{threads}}"
 
     rule predict_gather:
         input:
             [f"{SURVEY}/shards/{number:06d}.parquet" for number in range(SHARDS)],
-            plan=config["predict"],
+            plan=PLAN,
         output:
-            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits", "catalogue.vot")],
+            # A VOTable too, but not of very many galaxies.
+            [f"{SURVEY}/{name}" for name in ("catalogue.parquet", "catalogue.fits")],
         shell:
-            f"'{sys.executable}' -m lib.predict gather '{{input.plan}}'"
+            f"{PYTHON} -m lib.predict gather {{input.plan:q}}"

@@ -8,16 +8,27 @@ test part.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from lib import classical, conformal, evaluation, images, models, paths, pretraining, probe, votes
+from lib import (
+    classical,
+    conformal,
+    evaluation,
+    images,
+    models,
+    networks,
+    paths,
+    pretraining,
+    probe,
+    votes,
+    weights,
+)
 from lib.models import Network
 from lib.polarnet import TOWERS, tower_weights
 from lib.schema import ARM_CLASSES, MERGES, InputError, probability_columns
@@ -92,8 +103,11 @@ class VotedGalaxies:
         """
         chosen = np.random.default_rng([settings.seed, 17]).permutation(len(self.ids))[:galaxies]
         chosen = np.sort(chosen)
-        source = pretraining.Voted(settings, self.pixels[chosen], self.counts[chosen])
-        folder = f"real-{len(chosen)}-{settings.curriculum.galaxies}-{settings.seed}"
+        source = pretraining.Voted(
+            settings, self.ids[chosen], self.pixels[chosen], self.counts[chosen]
+        )
+        which = source.identity["identifiers_sha256"][:12]
+        folder = f"real-{len(chosen)}-{which}-{settings.curriculum.galaxies}-{settings.seed}"
         return pretraining.pretrain(settings, states / folder, source)
 
     def curve(self, data: Data, sizes, settings, states: Path, repeats: int) -> pd.DataFrame:
@@ -106,11 +120,6 @@ class VotedGalaxies:
             for size in sizes
         )
         return _curve_of_networks(data, armnets, repeats)
-
-    def facts(self) -> dict[str, object]:
-        """What a card of weights says of them."""
-        digest = hashlib.sha256(",".join(map(str, self.ids)).encode()).hexdigest()
-        return {"trained_on": {"galaxies": len(self.ids), "identifiers_sha256": digest}}
 
 
 def voted_galaxies(run_dir: str, survey: Survey) -> VotedGalaxies:
@@ -152,7 +161,6 @@ def build_armnet(real, simulated=None):
     """
     import keras
 
-    from lib import weights
     from lib.polar import PolarView
 
     view = PolarView.of_crop(SIZE, name="polar_view")
@@ -178,12 +186,16 @@ class Data:
     classes : tuple of str
         Arm classes with enough galaxies.
     pixels : ndarray of uint8, (n, 72, 72, 3)
+    seen : dict
+        What was checked of galaxies that the bundled ArmNet has learnt from, see
+        `lib.weights.unseen`.
     """
 
     sample: pd.DataFrame
     features: dict[str, np.ndarray]
     classes: tuple[str, ...]
     pixels: np.ndarray
+    seen: dict[str, object] = field(default_factory=dict)
 
     @property
     def label(self) -> np.ndarray:
@@ -203,14 +215,21 @@ class Data:
         """Some of the galaxies."""
         features = {name: values[positions] for name, values in self.features.items()}
         sample = self.sample.iloc[positions].reset_index(drop=True)
-        return Data(sample, features, self.classes, self.pixels[positions])
+        return replace(self, sample=sample, features=features, pixels=self.pixels[positions])
 
     def with_backbone(self, backbone) -> Data:
         """The same galaxies with the features of another ArmNet."""
-        return replace(self, features=self.features | _features(self.pixels, backbone))
+        return replace(self, features=self.features | features(self.pixels, backbone))
 
 
-def read(run_dir: str, backbone=None, *, least: int = 10, binning: int = 2) -> Data:
+def read(
+    run_dir: str,
+    backbone=None,
+    *,
+    least: int = 10,
+    binning: int = 2,
+    overlap: str = "refuse",
+) -> Data:
     """Features of a run's sample.
 
     Parameters
@@ -223,11 +242,21 @@ def read(run_dir: str, backbone=None, *, least: int = 10, binning: int = 2) -> D
         Galaxies that a class must have to be learnt and scored; others are left out.
     binning : int
         Pixels of a GZ2 cut-out per pixel of the cache, along each side.
+    overlap : {"refuse", "leave out"}
+        What is done about galaxies of the sample that the bundled ArmNet has learnt from.
+
+    Raises
+    ------
+    InputError
+        If there are such galaxies and `overlap` is "refuse", or too few classes.
     """
     folder = paths.step_folder(run_dir, "02_preprocessing")
     sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
     wide = images.open_cache(folder, SIDE)
     sample = sample[wide.has(sample["galaxy_id"])].sort_values("galaxy_id", ignore_index=True)
+    seen = {}
+    if backbone is None:  # one that was trained here has learnt from none of the sample
+        sample, seen = weights.unseen(sample, "votes", "ArmNet", channels=3, overlap=overlap)
     counts = sample["label"].value_counts()
     classes = tuple(c for c in ARM_CLASSES if counts.get(c, 0) >= least)
     if len(classes) < 2:
@@ -239,23 +268,68 @@ def read(run_dir: str, backbone=None, *, least: int = 10, binning: int = 2) -> D
     numbers = classical.features(wide.arrays[wide.rows(sample["galaxy_id"])], r90=50 / binning)
     cache = images.open_cache(folder, SIZE)
     pixels = np.asarray(cache.arrays[cache.rows(sample["galaxy_id"])])
-    features = {"classical": numbers, **_features(pixels, backbone)}
-    return Data(sample, features, classes, pixels)
+    known = {"classical": numbers, **features(pixels, backbone)}
+    return Data(sample, known, classes, pixels, seen)
 
 
-def _features(pixels: np.ndarray, backbone) -> dict[str, np.ndarray]:
-    """What an ArmNet, the bundled one if None, and the amplitudes say of images."""
-    weights = "votes" if backbone is None else "none"
-    network = Network("B0", "ArmNet", weights, SIZE, view="polar", amplitudes=True)
+ARMNET = Network("B0", "ArmNet", "votes", SIZE, view="polar", amplitudes=True)
+"""The bundled network and its amplitudes."""
+
+
+def features(pixels: np.ndarray, backbone=None) -> dict[str, np.ndarray]:
+    """What an ArmNet and the amplitudes say of images.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (n, 72, 72, 3)
+    backbone : keras.Model, optional
+        An ArmNet; that in ``data/weights`` by default.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, (n, width)
+        One for each of `lib.polarnet.TOWERS`, and ``amplitudes``.
+    """
+    network = ARMNET if backbone is None else replace(ARMNET, weights="none")
     model, _ = models.build(network, len(ARM_CLASSES), 0)
     for layer in backbone.layers if backbone is not None else ():
         if layer.weights:
             model.get_layer(layer.name).set_weights(layer.get_weights())
-    shown = images.network_input(pixels, "rgb", network.input_scale)
+    shown = images.network_input(pixels, "rgb")
     values = models.body_of(model).predict(shown, batch_size=64, verbose=0)
-    width = model.get_layer(models.LAST_CONVOLUTION).output.shape[-1]
+    width = model.get_layer(networks.LAST_CONVOLUTION).output.shape[-1]
     towers = np.split(values[:, :width], len(TOWERS), axis=1)
     return {**dict(zip(TOWERS, towers)), "amplitudes": values[:, width:]}
+
+
+def arm_counter(head: votes.Head, classes: tuple[str, ...], backbone=None):
+    """The whole recipe as one network: ArmNet, amplitudes, and a head of `lib.votes`.
+
+    Parameters
+    ----------
+    head : Head
+        Fitted to the features of `LEVERS[RECIPE]`, joined.
+    classes : tuple of str
+    backbone : keras.Model, optional
+        An ArmNet; that in ``data/weights`` by default.
+
+    Returns
+    -------
+    model : keras.Model
+        (batch, 72, 72, 3) pixels [0, 255] -> (batch, classes) expected vote fractions.
+    origin : dict
+        Of the weights of the backbone, see `lib.weights.initialise`.
+    """
+    network = replace(ARMNET, dense_units=votes.COMPONENTS, activation="linear")
+    network = network if backbone is None else replace(network, weights="none")
+    model, origin = models.build(network, len(classes), 0)
+    for layer in backbone.layers if backbone is not None else ():
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+    kernel, bias, last, last_bias = head.layers(votes.COMPONENTS)
+    for name, values in zip(models.HEAD, ((kernel, bias), (last, last_bias))):
+        model.get_layer(name).set_weights(values)
+    return model, origin
 
 
 def cross_validate(
@@ -350,17 +424,17 @@ def quality(table: pd.DataFrame, fractions: np.ndarray, classes: tuple[str, ...]
     -------
     dict of str to float
         `rmse` of the expected fractions (the measure of the Galaxy Challenge), `cross_entropy`
-        against them in nats, `ece` of the calibrated probability of the label, and `coverage` and
-        `set_size` of the sets.
+        against them in nats, `ece` of the calibrated probability of the class predicted, and
+        `coverage` and `set_size` of the sets.
     """
     truth = fractions[table["galaxy"]]
     p = table[probability_columns(classes)].to_numpy()
     q = table[_calibrated_columns(classes)].to_numpy()
-    index = evaluation.class_index(table["label"], classes)
+    index, predicted = _indices(table, classes)
     return {
         "rmse": float(np.sqrt(((p - truth) ** 2).mean())),
         "cross_entropy": float(-(truth * np.log(np.maximum(p, 1e-12))).sum(axis=1).mean()),
-        "ece": evaluation.calibration(q, index)["ece"],
+        "ece": evaluation.calibration(q, index, predicted=predicted)["ece"],
         "coverage": float(table["in_set"].mean()),
         "set_size": float(table["set_size"].mean()),
     }
@@ -490,12 +564,20 @@ def _curve_of_networks(data: Data, armnets: Iterable, repeats: int) -> pd.DataFr
 
 def reliability(table: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     """Tables of `lib.evaluation.reliability` before and after temperature scaling."""
-    index = evaluation.class_index(table["label"], classes)
+    index, predicted = _indices(table, classes)
     kinds = {
         "expected votes": probability_columns(classes),
         "scaled to the label": _calibrated_columns(classes),
     }
-    return {k: evaluation.reliability(table[c].to_numpy(), index) for k, c in kinds.items()}
+    return {
+        kind: evaluation.reliability(table[columns].to_numpy(), index, predicted=predicted)
+        for kind, columns in kinds.items()
+    }
+
+
+def _indices(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers of labels and of predictions."""
+    return tuple(evaluation.class_index(table[c], classes) for c in ("label", "predicted"))
 
 
 def mistakes(table: pd.DataFrame, data: Data, *, kinds: int = 5, each: int = 6) -> dict:
@@ -506,11 +588,9 @@ def mistakes(table: pd.DataFrame, data: Data, *, kinds: int = 5, each: int = 6) 
     dict of str to (ndarray of uint8, DataFrame)
         Kind, e.g. ``2 taken for ?`` -> cut-outs, and `label`, `predicted`, `voted`, `expected`.
     """
-    p = table[probability_columns(data.classes)].to_numpy()
-    found = evaluation.class_index(table["predicted"], data.classes)
-    true = evaluation.class_index(table["label"], data.classes)
-    rows = np.arange(len(table))
-    shown = pd.DataFrame({"galaxy": table["galaxy"].to_numpy(), "sure": p[rows, found]})
+    true, found = _indices(table, data.classes)
+    sure = evaluation.predicted_probability(table)
+    shown = pd.DataFrame({"galaxy": table["galaxy"].to_numpy(), "sure": sure})
     shown["label"], shown["predicted"] = table["label"].to_numpy(), table["predicted"].to_numpy()
     votes_for = data.fractions[shown["galaxy"], true]
     shown["voted"] = [f"{c}: {v:.0%}" for c, v in zip(shown["label"], votes_for)]

@@ -8,7 +8,9 @@ the threshold was measured on, the label lies in the set of at least `coverage` 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
+from lib.evaluation import wilson
 from lib.schema import InputError
 
 
@@ -53,3 +55,36 @@ def sets(probabilities: np.ndarray, least: float) -> np.ndarray:
 def coverage(chosen: np.ndarray, label: np.ndarray) -> float:
     """Share of the sets that hold the label."""
     return float(chosen[np.arange(len(label)), label].mean())
+
+
+def by_class(in_set, label, set_size, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Coverage of each class: sets made for all galaxies together promise nothing for a single one.
+
+    Parameters
+    ----------
+    in_set : array-like of bool, (n,)
+        Whether each galaxy's set holds its label.
+    label : array-like of str, (n,)
+    set_size : array-like of int, (n,)
+        Classes in each set.
+    classes : tuple of str
+
+    Returns
+    -------
+    DataFrame
+        Indexed by class, ``all`` last: ``galaxies``, ``coverage``, ``low``, ``high`` (Wilson,
+        95 %), ``set_size`` (mean); NaN where a class has no galaxy.
+    """
+    table = pd.DataFrame({"label": label, "in_set": in_set, "set_size": set_size})
+    both = pd.concat([table, table.assign(label="all")])
+    found = both.groupby("label").agg(
+        galaxies=("in_set", "size"), held=("in_set", "sum"), set_size=("set_size", "mean")
+    )
+    found = found.reindex([*classes, "all"])
+    found["galaxies"] = found["galaxies"].fillna(0).astype(int)
+    held = found.pop("held").fillna(0)
+    found.insert(1, "coverage", held / found["galaxies"].where(found["galaxies"] > 0))
+    low, high = wilson(held, found["galaxies"])
+    found.insert(2, "low", low)
+    found.insert(3, "high", high)
+    return found

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lib.evaluation import predicted_probability
 from lib.explain import gallery
 from lib.figures import explore as figures
 from lib.paths import atomic
@@ -57,12 +58,15 @@ def galaxies(sample: pd.DataFrame, predictions: dict[str, pd.DataFrame]) -> pd.D
             f"{one} has the classes {columns[0]}, {two} has {columns[1]}: choose two trainings "
             "with the same merge of classes"
         )
+    first = first.assign(probability=predicted_probability(first))
+    second = second.assign(probability=predicted_probability(second))
     both = first.merge(second.drop(columns=["label", "split"]), on="galaxy_id", suffixes=("", "_2"))
     p = both[columns[0]].to_numpy(float)
     q = both[[f"{c}_2" for c in columns[0]]].to_numpy(float)
     table = both[["galaxy_id", "label", "split"]].copy()
-    table[f"predicted_{one}"], table[f"probability_{one}"] = both["predicted"], p.max(axis=1)
-    table[f"predicted_{two}"], table[f"probability_{two}"] = both["predicted_2"], q.max(axis=1)
+    for role, end in ((one, ""), (two, "_2")):
+        table[f"predicted_{role}"] = both[f"predicted{end}"]
+        table[f"probability_{role}"] = both[f"probability{end}"]
     table["disagreement"] = np.abs(p - q).sum(axis=1) / 2
     votes = sample[["galaxy_id", *RHO_COLUMNS]]
     return table.merge(votes, on="galaxy_id").sort_values("galaxy_id", ignore_index=True)

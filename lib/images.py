@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -336,55 +336,64 @@ def warp(images, maps):
     )
 
 
-def batches(
-    cache: ImageCache,
-    rows: np.ndarray,
-    batch_size: int,
-    *,
-    scale: float = 1.0,
-    maps: np.ndarray | None = None,
-    targets: np.ndarray | None = None,
-):
-    """Stream images to a network.
+@dataclass(frozen=True)
+class Copies:
+    """Images of a cache, as they are or as augmented copies, as a network takes them.
 
-    Parameters
+    Attributes
     ----------
     cache : ImageCache
-    rows : ndarray of int, (n,)
-        Rows of the cache in the order wanted.
-    batch_size : int
-        Images per batch; the last batch may be smaller.
-    scale : float
-        See `network_input`.
-    maps : ndarray, float32, (n, 8), optional
-        Augmentation of each image; none by default.
-    targets : ndarray, (n, ...), optional
-        What goes with each image.
-
-    Returns
-    -------
-    tf.data.Dataset
-        Images, float32 (batch, crop, crop, 1 or 3), or (images, targets).
+        Opened with the network's crop and colour.
+    seed : int
+        Of the augmentation.
+    augmentation : Augmentation
     """
-    import tensorflow as tf
 
-    shape = (None, cache.crop, cache.crop, CHANNELS[cache.colour])
+    cache: ImageCache
+    seed: int
+    augmentation: Augmentation = Augmentation()
 
-    def read(batch):
-        return network_input(cache.arrays[batch], cache.colour, scale)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Side, side and channels of an image."""
+        return self.cache.crop, self.cache.crop, CHANNELS[self.cache.colour]
 
-    def load(batch):
-        # Reading has no state, so tf.data may do it in parallel and still keep the order.
-        images = tf.numpy_function(read, [batch["rows"]], tf.float32, stateful=False)
-        images = tf.ensure_shape(images, shape)
-        if maps is not None:
-            images = warp(images, batch["maps"])
-        return images if targets is None else (images, batch["targets"])
+    def get(self, galaxies, copies: np.ndarray | None = None) -> np.ndarray:
+        """Images of some galaxies, float32 [0, 255], (n, crop, crop, channels).
 
-    columns = {"rows": np.asarray(rows), "maps": maps, "targets": targets}
-    columns = {name: column for name, column in columns.items() if column is not None}
-    data = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
-    return data.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        Parameters
+        ----------
+        galaxies : array-like, (n,)
+            Identifiers.
+        copies : ndarray of int, (n,), optional
+            Which copy of each; the images as they are by default.
+        """
+        return self.of_rows(self.cache.rows(galaxies), copies)
+
+    def of_rows(self, rows: np.ndarray, copies: int | np.ndarray | None) -> np.ndarray:
+        """The same by rows of the cache; one number of a copy goes for all."""
+        pixels = network_input(self.cache.arrays[rows], self.cache.colour)
+        if copies is None:
+            return pixels
+        numbers = np.broadcast_to(copies, len(rows))
+        maps = np.empty((len(rows), 8), np.float32)
+        for copy in np.unique(numbers):
+            chosen = numbers == copy
+            maps[chosen] = random_transforms(
+                *(rows[chosen], len(self.cache.arrays), self.cache.crop),
+                *(self.augmentation, self.seed, int(copy)),
+            )
+        return np.asarray(warp(pixels, maps))
+
+    def settings(self) -> dict[str, object]:
+        """Everything that decides the pixels, as values of JSON types."""
+        return {
+            "image_cache_sha256": self.cache.sha256,
+            "crop": self.cache.crop,
+            "colour": self.cache.colour,
+            "augmentation": asdict(self.augmentation),
+            "augmentation_seed": self.seed,
+        }
 
 
 def write_cache(

@@ -6,32 +6,19 @@ follows the graph from the classes back to the last convolution, ``top_activatio
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import keras
-import numpy as np
-import pandas as pd
-import tensorflow as tf
 
 from lib import weights
 from lib.amplitudes import Amplitudes
 from lib.images import CHANNELS
+from lib.networks import FEATURES, weights_hash
 from lib.polar import PolarView
 from lib.schema import InputError
 
-graph = partial(tf.function, autograph=False)
-"""A function as a TensorFlow graph; it has no loop or condition that AutoGraph would translate."""
-
 VIEWS = ("sky", "polar")
 """How a galaxy is shown to the backbone: as on the sky, or in polar coordinates (`lib.polar`)."""
-
-LAST_CONVOLUTION = "top_activation"
-"""Name of the last convolutional layer's output in every backbone; Grad-CAM++ starts there."""
-
-FEATURES = "features"
-"""Name of the layer that gives the pooled features, which the head classifies."""
 
 HEAD = ("dense", "classes")
 """Names of the two dense layers of the head."""
@@ -93,14 +80,9 @@ class Network:
         if self.dense_units < 1:
             raise InputError(f"dense_units = {self.dense_units}: the dense layer needs 1 or more")
 
-    @property
-    def input_scale(self) -> float:
-        """Factor on the pixels [0, 255]: B0 is given [0, 1] as Zoobot was, V2 [0, 255]."""
-        return 1.0 if self.backbone.startswith("EfficientNetV2") else 1 / 255
-
     def settings(self) -> dict[str, object]:
-        """Fields as plain values, and `input_scale`."""
-        return {**asdict(self), "input_scale": self.input_scale}
+        """Fields as plain values."""
+        return asdict(self)
 
 
 def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dict]:
@@ -118,7 +100,7 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     Returns
     -------
     model : keras.Model
-        (batch, crop, crop, channels) pixels times `input_scale` -> (batch, n_classes)
+        (batch, crop, crop, channels) pixels [0, 255] -> (batch, n_classes)
         probabilities, float32.
     receipt : dict
         What `lib.weights.initialise` says of the backbone's weights, and `backbone_sha256`, the
@@ -134,9 +116,6 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     variant = weights.variant(network.weights, network.backbone, channels=channels)
     pixels = keras.Input((network.crop, network.crop, channels), name="pixels")
     images = pixels
-    if network.input_scale != 1:
-        # Keras' B0 divides by 255 itself, so it is given back the [0, 255] that it starts from.
-        images = keras.layers.Rescaling(1 / network.input_scale, name="undo_scale")(pixels)
     if network.view == "polar":
         images = PolarView.of_crop(network.crop, name="polar_view")(images)
     base = weights.build(network.backbone, images, variant)
@@ -154,26 +133,6 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     return keras.Model(base.inputs[0], output, name=network.role.lower()), receipt
 
 
-def set_precision(model: keras.Model, precision: str) -> None:
-    """Let a network compute in another precision; its variables stay float32.
-
-    So do, in float32, its first layers, which measure pixels, the mean that gives the features, and
-    the softmax.
-
-    Parameters
-    ----------
-    model : keras.Model
-        From `build`; changed in place. Graphs that TensorFlow has traced before stay as they were.
-    precision : str
-        Keras' name of a dtype policy: float32, mixed_bfloat16 or mixed_float16.
-    """
-    first = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
-    first = (*first, PolarView, Amplitudes)
-    for layer in model.layers:
-        if not isinstance(layer, first) and layer.name not in (FEATURES, HEAD[-1]):
-            layer.dtype_policy = precision
-
-
 def _head(features, network: Network, n_classes: int, seed: int):
     """The paper's head on pooled features (Sec. 3.4), Glorot uniform with seeds of its own."""
     widths, activations = (network.dense_units, n_classes), (network.activation, "softmax")
@@ -186,64 +145,9 @@ def _head(features, network: Network, n_classes: int, seed: int):
     return features
 
 
-def head_of(model: keras.Model) -> keras.Model:
-    """The head alone, (batch, features) -> (batch, n_classes), sharing its layers with `model`."""
-    features = keras.Input((model.get_layer(FEATURES).output.shape[-1],), name="pooled")
-    output = features
-    for name in HEAD:
-        output = model.get_layer(name)(output)
-    return keras.Model(features, output, name="head")
-
-
 def body_of(model: keras.Model) -> keras.Model:
     """The rest, (batch, crop, crop, channels) -> (batch, features), sharing its layers."""
     return keras.Model(model.input, model.get_layer(FEATURES).output, name="body")
-
-
-def weights_hash(model: keras.Model) -> str:
-    """SHA-256 of all weights in their order, by shape and value."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(str(tuple(weight.shape)).encode())
-        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return digest.hexdigest()
-
-
-def parameter_counts(model: keras.Model) -> pd.Series:
-    """Parameters of the backbone, of the head, in all, and those that train (Table 2)."""
-    head = head_of(model).count_params()
-    total = model.count_params()
-    trained = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    return pd.Series(
-        {"backbone": total - head, "head": head, "total": total, "trained": trained},
-        name="parameters",
-    )
-
-
-def tail(model: keras.Model) -> pd.DataFrame:
-    """Layers from the backbone's output to the classes, which Fig. 4 draws.
-
-    Returns
-    -------
-    DataFrame
-        `layer`, `type`, `activation`, `output_shape` (without the batch) and `parameters`, in
-        order.
-    """
-    names = [layer.name for layer in model.layers]
-    layers = model.layers[names.index(LAST_CONVOLUTION) :]
-    return pd.DataFrame(
-        {
-            "layer": [layer.name for layer in layers],
-            "type": [type(layer).__name__ for layer in layers],
-            "activation": [
-                getattr(getattr(layer, "activation", None), "__name__", "") for layer in layers
-            ],
-            "output_shape": [
-                " x ".join(str(n) for n in layer.output.shape[1:]) for layer in layers
-            ],
-            "parameters": [layer.count_params() for layer in layers],
-        }
-    )
 
 
 def _check_view(network: Network, receipt: dict) -> None:

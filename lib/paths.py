@@ -54,6 +54,10 @@ def step_folder(run_dir: str | Path, step: str, made_by: str | None = None) -> P
     return folder
 
 
+LAB = "lab"
+"""Name of the run that notebooks write to by hand; they read what `make run` has made."""
+
+
 def in_batch() -> bool:
     """Whether `lib.steps` runs the notebook, so that nobody sits before it."""
     return bool(os.environ.get("SPIRAL_ARMS_OUTPUT"))
@@ -63,9 +67,11 @@ def output_folder(run_dir: str | Path, step: str) -> Path:
     """Folder that a notebook writes to, made if needed.
 
     In a batch run `lib.steps` sets ``$SPIRAL_ARMS_OUTPUT`` to a staging folder, which it moves
-    into place when the notebook has ended well; by hand it is ``<run_dir>/<step>``.
+    into place when the notebook has ended well. By hand it is ``<step>`` in `LAB` beside the run,
+    so that the chain's results stay as their receipts say.
     """
-    folder = Path(os.environ["SPIRAL_ARMS_OUTPUT"]) if in_batch() else resolve(run_dir) / step
+    by_hand = resolve(run_dir).with_name(LAB) / step
+    folder = Path(os.environ["SPIRAL_ARMS_OUTPUT"]) if in_batch() else by_hand
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -10,13 +10,16 @@ the sky, networks learn the number of arms far more slowly.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +27,7 @@ from scipy import ndimage
 from sklearn import metrics
 
 from lib import receipts
+from lib.code import closure_hash
 from lib.images import Augmentation, central_crop, epoch_order, random_transforms, warp
 from lib.paths import atomic
 from lib.schema import ARM_CLASSES, InputError
@@ -264,6 +268,7 @@ class Simulated:
     """
 
     name = "galaxies simulated by lib.surveys.mock, with simulated votes"
+    identity: ClassVar[dict[str, object]] = {}  # the settings say it all
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -295,6 +300,8 @@ class Voted:
     Attributes
     ----------
     settings : Settings
+    ids : ndarray of int, (n,)
+        Identifiers of the galaxies.
     images : ndarray of uint8, (n, side, side, channels)
         Wider than `settings.size`, so that turned corners show sky.
     counts : ndarray of float32, (n, 37)
@@ -305,12 +312,25 @@ class Voted:
     """
 
     settings: Settings
+    ids: np.ndarray
     images: np.ndarray
     counts: np.ndarray
     held_out_share: float = 0.1
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(zoom=0.12))
 
     name = "real galaxies with the votes of volunteers"
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """Which galaxies these are, and hashes of their images and votes."""
+        from lib.weights.bundled import identifiers_sha256
+
+        return {
+            "galaxies": len(self.ids),
+            "identifiers_sha256": identifiers_sha256(self.ids),
+            "images_sha256": hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest(),
+            "votes_sha256": hashlib.sha256(np.ascontiguousarray(self.counts)).hexdigest(),
+        }
 
     def _parts(self) -> tuple[np.ndarray, np.ndarray]:
         order = np.random.default_rng([self.settings.seed, 12]).permutation(len(self.images))
@@ -357,8 +377,10 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
     ----------
     settings : Settings
     folder : path
-        Gets ``state.npz`` and ``curve.csv`` every `SAVE_EVERY` chunks, and at the end
-        ``backbone.weights.h5`` with the averaged weights. If these are there, nothing is trained.
+        In a folder of its own for each state of this code (`lib.code`), gets ``state.npz`` and
+        ``curve.csv`` every `SAVE_EVERY` chunks, and at the end ``backbone.weights.h5`` with the
+        averaged weights. If these are there, of the same settings and the same galaxies, nothing is
+        trained.
     source : Simulated or Voted, optional
         Where the galaxies come from; simulated by default.
 
@@ -373,18 +395,19 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
     Raises
     ------
     InputError
-        If the folder holds the state of another run.
+        If the folder holds the state of another run, or of one with other galaxies.
     """
-    folder = Path(folder)
+    folder = Path(folder) / closure_hash(__file__)
     folder.mkdir(parents=True, exist_ok=True)
     source = Simulated(settings) if source is None else source
+    mark = json.dumps({**asdict(settings), **source.identity}, sort_keys=True)
     backbone, network = build(settings)
-    if _finished(folder, settings):
+    if _finished(folder, mark):
         backbone.load_weights(folder / FINISHED)
         return pd.read_csv(folder / "curve.csv"), backbone
     optimizer = _optimizer(settings)
     optimizer.build(network.trainable_variables)
-    done, curve = _resume(folder, settings, network, optimizer)
+    done, curve = _resume(folder, mark, network, optimizer)
     n_chunks = settings.curriculum.galaxies // settings.chunk
     step = _step(network, optimizer, settings.arms_weight)
     held_out = source.held_out()
@@ -407,14 +430,14 @@ def pretrain(settings: Settings, folder: str | Path, source: Simulated | Voted |
         if not last:
             for variable, value in zip(network.trainable_variables, own):
                 variable.assign(value)
-            _save(folder, settings, network, optimizer, chunk + 1, curve)
+            _save(folder, mark, network, optimizer, chunk + 1, curve)
             losses, start = [], time.time()
     with atomic(folder / "curve.csv") as temporary:
         pd.DataFrame(curve).to_csv(temporary, index=False)
     with atomic(folder / FINISHED) as temporary:
         backbone.save_weights(temporary)
     with atomic(folder / "settings.json") as temporary:
-        temporary.write_text(_mark(settings))
+        temporary.write_text(mark, encoding="utf-8")
     (folder / "state.npz").unlink(missing_ok=True)
     return pd.DataFrame(curve), backbone
 
@@ -509,38 +532,34 @@ def _swap_in_average(network, optimizer) -> list[np.ndarray]:
     return own
 
 
-def _mark(settings: Settings) -> str:
-    return json.dumps(asdict(settings), sort_keys=True)
+def _finished(folder: Path, mark: str) -> bool:
+    """Whether a folder holds the finished weights of these settings and galaxies."""
+    made = folder / "settings.json"
+    return (
+        made.exists() and made.read_text(encoding="utf-8") == mark and (folder / FINISHED).exists()
+    )
 
 
-def _finished(folder: Path, settings: Settings) -> bool:
-    """Whether a folder holds the finished weights of these settings."""
-    mark = folder / "settings.json"
-    return mark.exists() and mark.read_text() == _mark(settings) and (folder / FINISHED).exists()
-
-
-def _save(folder: Path, settings: Settings, network, optimizer, chunk: int, curve: list) -> None:
+def _save(folder: Path, mark: str, network, optimizer, chunk: int, curve: list) -> None:
     """State of the training, whole or not at all."""
     arrays = {f"network_{k}": v.numpy() for k, v in enumerate(network.variables)}
     arrays |= {f"optimizer_{k}": v.numpy() for k, v in enumerate(optimizer.variables)}
     with atomic(folder / "state.npz") as temporary:
-        np.savez(
-            temporary, settings=_mark(settings), chunk=chunk, curve=json.dumps(curve), **arrays
-        )
+        np.savez(temporary, settings=mark, chunk=chunk, curve=json.dumps(curve), **arrays)
     with atomic(folder / "curve.csv") as temporary:
         pd.DataFrame(curve).to_csv(temporary, index=False)
 
 
-def _resume(folder: Path, settings: Settings, network, optimizer) -> tuple[int, list]:
+def _resume(folder: Path, mark: str, network, optimizer) -> tuple[int, list]:
     """Chunks already trained on and the curve so far; (0, []) in an empty folder."""
     path = folder / "state.npz"
     if not path.exists():
         return 0, []
     with np.load(path) as state:
-        if str(state["settings"]) != _mark(settings):
+        if str(state["settings"]) != mark:
             raise InputError(
-                f"{path} belongs to a pre-training with other settings: remove it to start anew, "
-                "or choose another folder"
+                f"{path} belongs to a pre-training with other settings or galaxies: remove it to "
+                "start anew, or choose another folder"
             )
         for kind, variables in (("network", network.variables), ("optimizer", optimizer.variables)):
             for k, variable in enumerate(variables):

@@ -1,35 +1,22 @@
 """What features know of the number of arms: linear classifiers, cross-validated.
 
 A linear probe has nothing of its own to learn with, so its score tells how much of what is asked
-lies in the features already. Beside it, `train_by_fold` trains a whole network on the same folds.
-Protocol `sound`: every choice is made inside the training folds, and each galaxy is predicted by
-classifiers that never saw it.
+lies in the features already. Protocol `sound`: every choice is made inside the training folds, and
+each galaxy is predicted by classifiers that never saw it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from lib import classical, evaluation, images, models, paths, selection, training
+from lib import classical, evaluation, images, models, paths
+from lib.controls import classifier
 from lib.images import ImageCache, network_input
 from lib.models import Network
-from lib.training import Protocol
-
-COMPONENTS = 128
-"""Principal components kept: more than a thousand features of as many galaxies would be fitted."""
-
-REGULARISATIONS = (3e-4, 3e-3, 3e-2)
-"""Inverse strengths of the penalty to choose from."""
 
 ORIENTATIONS = 8
 """Quarter turns and mirror images, which change a galaxy's image but not its arms."""
@@ -57,7 +44,7 @@ def network_features(network: Network, cache: ImageCache, rows: np.ndarray, seed
     """
     model, receipt = models.build(network, 2, seed)
     body = models.body_of(model)
-    pixels = network_input(cache.arrays[rows], cache.colour, network.input_scale)
+    pixels = network_input(cache.arrays[rows], cache.colour)
     total = sum(
         body.predict(images.dihedral(pixels, view), verbose=0) for view in range(ORIENTATIONS)
     )
@@ -86,24 +73,21 @@ def cross_validate(values: np.ndarray, label, *, folds: int = 5, repeats: int = 
     label = np.asarray(label)
 
     def judge(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
-        model = GridSearchCV(
-            make_pipeline(
-                StandardScaler(),
-                PCA(min(COMPONENTS, values.shape[1], len(train) // 2), random_state=seed),
-                LogisticRegression(class_weight="balanced", max_iter=2000),
-            ),
-            {"logisticregression__C": REGULARISATIONS},
-            scoring="f1_macro",
-            cv=StratifiedKFold(3, shuffle=True, random_state=seed),
-        )
-        predicted = model.fit(values[train], label[train]).predict(values[test])
+        model = classifier(values[train], seed).fit(values[train], label[train])
+        predicted = model.predict(values[test])
         return {"label": label[test], "predicted": predicted}
 
     return by_fold(judge, evaluation.repeated_folds(label, folds, repeats, seed), folds)
 
 
 def compare(
-    run_dir: str, networks: Mapping[str, Network], *, binning: int, join: str, seed: int = 0
+    run_dir: str,
+    networks: Mapping[str, Network],
+    *,
+    binning: int,
+    join: str,
+    leave_out: Sequence[int] = (),
+    seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Predict the galaxies of a run's sample from every kind of features.
 
@@ -117,6 +101,8 @@ def compare(
         Pixels of a GZ2 cut-out per pixel of the cache, along each side.
     join : str
         The network whose features are also joined with the classical ones.
+    leave_out : sequence of int
+        Identifiers of galaxies of the sample that are not predicted.
     seed : int
         Of the folds and of random weights.
 
@@ -128,7 +114,7 @@ def compare(
     """
     folder = paths.step_folder(run_dir, "02_preprocessing")
     cache = images.open_cache(folder, 96)
-    sample = _sample(run_dir, cache)
+    sample = _sample(run_dir, cache, leave_out)
     rows, label = cache.rows(sample["galaxy_id"]), sample["label"].to_numpy()
     values = {"classical": classical.features(cache.arrays[rows], r90=50 / binning)}
     for name, network in networks.items():
@@ -142,66 +128,10 @@ def compare(
     return found
 
 
-def _sample(run_dir: str, cache: ImageCache) -> pd.DataFrame:
-    """A run's sample, as far as its galaxies have images."""
+def _sample(run_dir: str, cache: ImageCache, leave_out: Sequence[int]) -> pd.DataFrame:
+    """A run's sample, as far as its galaxies have images and are not to be left out."""
     sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-    return sample[cache.has(sample["galaxy_id"])]
-
-
-def train_by_fold(
-    run_dir: str,
-    network: Network,
-    protocol: Protocol,
-    folder: str | Path,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Train a network on each fold's other galaxies, and predict the fold.
-
-    Of the other galaxies at most 300 of each class are taken, an eighth of which choose the epoch.
-    With the same `seed`, folds are those of `cross_validate`.
-
-    Parameters
-    ----------
-    run_dir : str
-        Run whose steps 01 and 02 are done.
-    network : Network
-    protocol : Protocol
-        Features that it wants computed once are kept in the run's folder ``features``.
-    folder : path
-        For the results of each fold; those that are there already are not trained again.
-    folds, seed : int
-        See `lib.evaluation.repeated_folds`.
-
-    Returns
-    -------
-    DataFrame
-        See `cross_validate`.
-    """
-    prepared = paths.step_folder(run_dir, "02_preprocessing")
-    cache = images.open_cache(prepared, network.crop, network.colour)
-    sample = _sample(run_dir, cache)
-    features = paths.resolve(run_dir) / "features" if protocol.feature_views else None
-    tables = []
-    for fold in range(folds):
-        place = Path(folder) / f"fold_{fold}"
-        if not (place / "model.json").exists():  # written last
-            parts = {"validation_fraction": 0.125, "fold": fold, "folds": folds, "seed": seed}
-            assignment = selection.assign(sample, **parts)
-            run = training.train(
-                network, protocol, cache, assignment, place, features=features, log=_quiet
-            )
-            training.save_run(run, place, keep_model=False)
-        tables.append(evaluation.read_run(place).part("test").assign(repeat=0, fold=fold))
-    found = pd.concat(tables)
-    found["galaxy"] = pd.Index(sample["galaxy_id"]).get_indexer(found["galaxy_id"])
-    columns = ["repeat", "fold", "galaxy", "label", "predicted"]
-    return found[columns].sort_values("galaxy", ignore_index=True)
-
-
-def _quiet(line: str) -> None:
-    """Take a training's line for each epoch; there would be thousands."""
+    return sample[cache.has(sample["galaxy_id"]) & ~sample["galaxy_id"].isin(leave_out)]
 
 
 def one_thread():

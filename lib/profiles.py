@@ -7,7 +7,6 @@ A profile is a YAML file in ``notebooks/profiles``::
     skipped: {06_stellar_mass: why}         # steps this survey cannot have
     all: {seed: 1}                          # for every notebook that has the parameter
     03_train_b0: {epochs: 5}                # for one notebook
-    sweeps: {07_image_size: ...}            # trainings that a notebook gathers, see `lib.sweeps`
 
 Names and types of parameters are checked against the notebooks before anything starts: papermill
 itself only warns about a misspelt parameter and goes on with the default.
@@ -17,16 +16,18 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import jupytext
 import yaml
 
-from lib import sweeps
 from lib.paths import project_root
 from lib.schema import InputError
+
+DATA = "SPIRAL_ARMS_DATA"
+"""Environment variable by which `lib.steps` tells the Snakefile the folder of a survey's data."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,6 @@ class Profile:
         Steps this survey cannot have, and why.
     overrides : dict of str to dict
         Parameters of each step that differ from its notebook's defaults.
-    sweep_runs : dict of str to SweepRun
-        Runs of all sweeps by their output folders, with all parameters that differ from the
-        training notebook's defaults.
     """
 
     name: str
@@ -52,7 +50,6 @@ class Profile:
     steps: tuple[str, ...]
     skipped: dict[str, str]
     overrides: dict[str, dict[str, object]]
-    sweep_runs: dict[str, sweeps.SweepRun]
 
     @property
     def run_dir(self) -> str:
@@ -65,29 +62,6 @@ class Profile:
             raise InputError(
                 f"profile {self.name} has no step {step!r}; it has {', '.join(self.steps)}"
             )
-
-    @property
-    def outputs(self) -> list[str]:
-        """Folders of a whole run below `run_dir`; runs of a sweep before what gathers them."""
-        gathering = {run.sweep for run in self.sweep_runs.values()}
-        return [
-            *(step for step in self.steps if step not in gathering),
-            *self.sweep_runs,
-            *(step for step in self.steps if step in gathering),
-        ]
-
-    def made_by(self, output: str) -> tuple[str, dict[str, object]]:
-        """Notebook and changed parameters that make one of `outputs`.
-
-        Raises
-        ------
-        InputError
-            If the profile has no such step or run of a sweep.
-        """
-        if output in self.sweep_runs:
-            return self.sweep_runs[output].step, self.sweep_runs[output].parameters
-        self.check_step(output)
-        return output, self.overrides[output]
 
 
 def notebook_path(step: str) -> Path:
@@ -190,63 +164,37 @@ def load(name: str, data_dir: str | None = None) -> Profile:
     if not path.is_file():
         raise InputError(f"there is no profile {name!r}: choose one of {', '.join(names())}")
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     steps = tuple(content.pop("steps", ()))
     skipped = content.pop("skipped", {})
     description = content.pop("description", "")
     shared = content.pop("all", {})
-    swept = content.pop("sweeps", {})
     if not steps:
         raise InputError(f"{path} names no `steps`: list the notebooks to run")
     if data_dir is not None:
         shared = {**shared, "data_dir": data_dir}
-    if unknown := swept.keys() - set(steps):
-        raise InputError(
-            f"{path}: `sweeps` has {sorted(unknown)}; wanted notebooks of the profile, which "
-            "gather the runs"
-        )
-    runs = [run for sweep in swept for run in sweeps.expand(sweep, swept[sweep], str(path))]
-    trained = {run.step for run in runs}
-    known = {key for step in {*steps, *trained} for key in default_parameters(step)}
+    known = {key for step in steps for key in default_parameters(step)}
     if unknown := shared.keys() - known:
         raise InputError(
             f"{path}: under `all`, no notebook of the profile has the parameter(s) "
             f"{', '.join(sorted(unknown))}; they have {', '.join(sorted(known))}"
         )
-    if unknown := content.keys() - {*steps, *trained}:
+    if unknown := content.keys() - {*steps}:
         raise InputError(
             f"{path} has the unknown key(s) {', '.join(sorted(unknown))}: keys are description, "
-            f"steps, skipped, all, sweeps and the profile's steps ({', '.join(steps)})"
+            f"steps, skipped, all and the profile's steps ({', '.join(steps)})"
         )
 
-    def overrides(step: str, more: dict[str, object]) -> dict[str, object]:
+    def overrides(step: str) -> dict[str, object]:
         defaults = default_parameters(step)
         parameters = {
             "run_dir": f"runs/{name}",
             **{key: value for key, value in shared.items() if key in defaults},
             **(content.get(step) or {}),
-            **more,
         }
         check_parameters(step, parameters)
         return {k: v for k, v in parameters.items() if v != defaults[k]}
 
-    gathered = {
-        step: {sweeps.PARAMETER: [run.output for run in runs if run.sweep == step]}
-        for step in steps
-        if sweeps.PARAMETER in default_parameters(step)
-    }
-    return Profile(
-        name,
-        description,
-        steps,
-        skipped,
-        {step: overrides(step, gathered.get(step, {})) for step in steps},
-        {
-            run.output: replace(
-                run, parameters=overrides(run.step, {**run.parameters, "output": run.output})
-            )
-            for run in runs
-        },
-    )
+    return Profile(name, description, steps, skipped, {step: overrides(step) for step in steps})

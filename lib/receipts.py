@@ -79,7 +79,11 @@ def bundled_weights(settings: dict[str, object]) -> list[Path]:
 def _source(weights: Path) -> str:
     """What bundled weights have learnt from, as their card says."""
     card = weights.with_suffix(".json")
-    return json.loads(card.read_text()).get("source", "mock") if card.is_file() else "mock"
+    return (
+        json.loads(card.read_text(encoding="utf-8")).get("source", "mock")
+        if card.is_file()
+        else "mock"
+    )
 
 
 def hash_outputs(folder: str | Path) -> str:
@@ -111,7 +115,7 @@ def count_rows(folder: str | Path) -> dict[str, int]:
 def git_state() -> dict[str, str | bool | None]:
     """Commit of the checkout and whether tracked files differ from it; None outside git."""
     if (project_root() / SOURCE).is_file():
-        return json.loads((project_root() / SOURCE).read_text())
+        return json.loads((project_root() / SOURCE).read_text(encoding="utf-8"))
     try:
         git = ["git", "-C", str(project_root())]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -173,7 +177,7 @@ def write(folder: str | Path, facts: dict[str, object]) -> None:
         "machine": machine(),
     }
     with atomic(Path(folder) / NAME) as temporary:
-        temporary.write_text(json.dumps(receipt, indent=1, sort_keys=True))
+        temporary.write_text(json.dumps(receipt, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def read(folder: str | Path) -> dict[str, object]:

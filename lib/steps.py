@@ -20,12 +20,14 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
@@ -33,11 +35,11 @@ from typing import TextIO
 import jupytext
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lib import kernels, profiles, receipts
-from lib.launcher import launcher
+from lib import code, profiles, receipts
 from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
 from lib.processes import CHAIN, end_with_the_chain
 from lib.schema import InputError
@@ -85,7 +87,7 @@ def _locked(path: Path, owner: str, patience: float) -> Iterator[None]:
     Such a lock ends with the last process that has it, however it ends.
     """
     deadline = time.time() + patience
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +153,7 @@ def _kernel_messages_to(log: TextIO) -> Iterator[None]:
 
 
 def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, object]:
-    """What decides a step's result: its notebook's source, its parameters and what it reads.
+    """What decides a step's result: its notebook, the code of `lib`, parameters and what it reads.
 
     That is what the steps before it made, and the bundled weights where it starts from them.
     """
@@ -160,16 +162,24 @@ def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, obje
     before = [Path(path).parent for path in after]
     return {
         "source": receipts.sha256(profiles.notebook_path(step)),
+        "code": code.closure(profiles.notebook_path(step)),
         "parameters": settings,
         "inputs": {**weights, **{folder.name: receipts.hash_outputs(folder) for folder in before}},
     }
 
 
-def inputs_of(profile: profiles.Profile, output: str, names: Iterable[str]) -> dict[str, str]:
-    """Those of the names, in a receipt's inputs, that are steps or sweep runs: name -> output."""
-    known = {step: step for step in profile.steps}
-    known |= {run.name: out for out, run in profile.sweep_runs.items() if run.sweep == output}
-    return {name: known[name] for name in names if name in known}
+def changed_code(folder: str | Path, step: str) -> list[str]:
+    """Files that a step would run, or has run, and that are not as they were when it began.
+
+    Its notebook is compared as it is, files of `lib` by what they do (`lib.code`).
+    """
+    receipt, notebook = receipts.read(folder), profiles.notebook_path(step)
+    same = receipt.get("inputs", {}).get("notebook") == receipts.sha256(notebook)
+    changed = [] if same else [f"notebooks/{notebook.name}"]
+    if receipt.get("library") == receipts.hash_library():  # nothing needs to be parsed
+        return changed
+    then, now = receipt.get("code", {}), code.closure(notebook)
+    return changed + sorted(n for n in then.keys() | now.keys() if then.get(n) != now.get(n))
 
 
 def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
@@ -181,6 +191,7 @@ def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
     needed = {**mark["inputs"], "notebook": mark["source"]}
     return (
         receipt["parameters"] == mark["parameters"]
+        and receipt.get("code") == mark["code"]
         and needed.items() <= receipt["inputs"].items()
         and not receipts.verify(folder)
     )
@@ -190,7 +201,7 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
     """Staging folder of a step: what a killed run of the same step left, or an empty one."""
     staging = final.with_name(final.name + ".partial")
     try:
-        same = json.loads((staging / FINGERPRINT).read_text()) == mark
+        same = json.loads((staging / FINGERPRINT).read_text(encoding="utf-8")) == mark
     except (FileNotFoundError, json.JSONDecodeError):
         same = False
     if same:
@@ -199,7 +210,7 @@ def _stage(final: Path, mark: dict[str, object]) -> Path:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         with atomic(staging / FINGERPRINT) as temporary:
-            temporary.write_text(json.dumps(mark))
+            temporary.write_text(json.dumps(mark), encoding="utf-8")
     return staging
 
 
@@ -228,8 +239,37 @@ def _explain(step: str, error: Exception, failed: Path) -> str:
     )
 
 
-def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
+def _manager(temporary: str, peaks: list[int]) -> type:
+    """A kernel manager whose kernel has a temporary folder of its own.
+
+    It notes the most memory that the kernel had, in kB, before it ends it. What the system says of
+    ended children will not do: they inherit the largest value of the process that started them.
+    """
+
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **kwargs) -> None:
+            await super().start_kernel(env={**os.environ, "TMPDIR": temporary}, **kwargs)
+
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+            with suppress(OSError):  # there is no /proc, or no kernel any more
+                status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="ascii")
+                peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+            await super().shutdown_kernel(now=now, restart=restart)
+
+    return Manager
+
+
+def execute(
+    step: str, parameters: dict, staging: Path, label: str, until: str | None = None
+) -> int:
     """Run a notebook by papermill; its executed copy and its log end up in `staging`.
+
+    With `until` only up to the last cell with that tag.
+
+    Returns
+    -------
+    int
+        Most memory that its kernel had at a time, resident, in MiB.
 
     Raises
     ------
@@ -238,14 +278,17 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
     """
     target, running = staging / f"{step}.ipynb", staging / f".{step}.running.ipynb"
     source, failed = staging / f".{step}.source.ipynb", staging / f"{step}.failed.ipynb"
-    nbformat.write(jupytext.read(profiles.notebook_path(step)), source)
+    notebook = jupytext.read(profiles.notebook_path(step))
+    nbformat.write(_up_to(notebook, until, step) if until else notebook, source)
     failed.unlink(missing_ok=True)
     os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    peaks: list[int] = []
     try:
-        with open(staging / LOG, "a") as log, _kernel_messages_to(log):
+        with open(staging / LOG, "a", encoding="utf-8") as log, _kernel_messages_to(log):
             fcntl.flock(log, fcntl.LOCK_EX)  # the kernel, which inherits the file, holds it too
-            with kernels.options() as options:
+            # What a kernel leaves behind, above all one that is killed, goes with its folder.
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
                 papermill.execute_notebook(
                     source,
                     running,
@@ -255,7 +298,7 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
                     stdout_file=_Progress(log, label),
                     stderr_file=log,
                     cwd=str(project_root() / "notebooks"),
-                    **options,
+                    kernel_manager_class=_manager(temporary, peaks),
                 )
     except (PapermillExecutionError, DeadKernelError) as error:
         if running.exists():
@@ -265,6 +308,10 @@ def execute(step: str, parameters: dict, staging: Path, label: str) -> None:
         source.unlink(missing_ok=True)
         os.environ.pop("SPIRAL_ARMS_OUTPUT")
     os.replace(running, target)
+    if peaks:
+        return peaks[-1] // 1024
+    # macOS, in bytes
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 2**20
 
 
 def run(
@@ -316,6 +363,46 @@ def run(
     return final
 
 
+def run_part(step: str, parameters: dict[str, object], part: str) -> None:
+    """Run a notebook up to its trainings, of which it does a part; they stay in their own folders.
+
+    The ordinary run of the step, after all parts, finds them there.
+
+    Parameters
+    ----------
+    step : str
+        Name of a notebook with a cell tagged ``trainings`` and the parameter `part`.
+    parameters : dict
+        Parameters that differ from the notebook's defaults.
+    part : str
+        ``k/n``.
+
+    Raises
+    ------
+    InputError
+        If the notebook has no such cell or parameter, before anything starts.
+    StepError
+        If the notebook stopped; what it has trained stays.
+    """
+    parameters = {**parameters, "part": part}
+    profiles.check_parameters(step, parameters)
+    settings = {**profiles.default_parameters(step), **parameters}
+    folder = resolve(settings["run_dir"]) / f"{settings['output']}.part-{part.replace('/', '-of-')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f".{folder.name}.lock"), f"another run of part {part}", PATIENCE):
+        execute(step, parameters, folder, f"{step[:2]} {part}", until="trainings")
+        shutil.rmtree(folder)
+
+
+def _up_to(notebook: nbformat.NotebookNode, tag: str, step: str) -> nbformat.NotebookNode:
+    """A notebook without what follows the last cell with a tag."""
+    tagged = [i for i, c in enumerate(notebook.cells) if tag in c.metadata.get("tags", [])]
+    if not tagged:
+        raise InputError(f"{step} has no cell tagged {tag!r}: it cannot be divided into parts")
+    notebook.cells = notebook.cells[: tagged[-1] + 1]
+    return notebook
+
+
 def _run_alone(
     step: str, parameters: dict, mark: dict[str, object], label: str, final: Path
 ) -> None:
@@ -324,22 +411,23 @@ def _run_alone(
     staging = _stage(final, mark)
     start = time.time()
     # Code and data as the notebook finds them: a long run may outlast them.
-    code = receipts.code_state()
+    state = receipts.code_state()
     inputs = {**mark["inputs"], "notebook": mark["source"]}
     if settings.get("data_dir"):
         inputs |= receipts.hash_catalogues(settings["data_dir"])
-    execute(step, parameters, staging, label)
+    peak = execute(step, parameters, staging, label)
     (staging / FINGERPRINT).unlink()
     remove_checkpoints(staging)
     facts = {
-        **code,
+        **state,
         "step": step,
+        "code": mark["code"],
         "parameters": settings,
         "seed": settings.get("seed"),
         "inputs": inputs,
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "wall_seconds": round(time.time() - start, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "peak_memory_mb": peak,
     }
     receipts.write(staging, facts)
     _move_into_place(staging, final)
@@ -348,19 +436,22 @@ def _run_alone(
 def _run_step(arguments: argparse.Namespace) -> None:
     """Run one step of a profile and print when it starts and ends."""
     profile = profiles.load(arguments.profile, arguments.data)
-    name = arguments.step
-    step, parameters = profile.made_by(name)
+    step = arguments.step
+    profile.check_step(step)
+    parameters = profile.overrides[step]
     end_with_the_chain()
     os.environ.pop(CHAIN, None)
-    count = f"[{profile.outputs.index(name) + 1}/{len(profile.outputs)}]"
+    name = step if arguments.part is None else f"{step}, part {arguments.part}"
+    count = f"[{profile.steps.index(step) + 1}/{len(profile.steps)}]"
     print(f"{count} {name} ...", flush=True)
     start = time.time()
     run_dir = resolve(profile.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     devices = parameters.get("devices", "one")
     with _gpus_of_its_own(run_dir, devices) if arguments.gpu else nullcontext():
-        # Runs of a sweep go side by side: their lines stay in their logs.
-        folder = run(step, parameters, arguments.after, step[:2] if name == step else "")
+        if arguments.part is not None:
+            return run_part(step, parameters, arguments.part)
+        folder = run(step, parameters, arguments.after, step[:2])
     relative = os.path.relpath(folder, project_root())
     print(f"{count} {name} done in {time.time() - start:.0f} s -> {relative}", flush=True)
 
@@ -382,11 +473,30 @@ def _set_aside_unfit(profile: profiles.Profile) -> None:
 
     Snakemake itself only looks whether a receipt is there, and how old it is.
     """
-    for output in profile.outputs:
+    for output in profile.steps:
         path = resolve(profile.run_dir) / output / receipts.NAME
         if path.exists() and (problems := receipts.unfit(path.parent)):
             print(f"{output} is not whole and counts as not done: {problems[0]}", flush=True)
             path.unlink()
+
+
+def _made_by_other_code(profile: profiles.Profile) -> list[str]:
+    """Receipts of steps whose code has changed since; Snakemake knows of no code but notebooks."""
+    found = []
+    for output in profile.steps:
+        folder = resolve(profile.run_dir) / output
+        if not (folder / receipts.NAME).exists():
+            continue
+        if changed := changed_code(folder, output):
+            print(f"{output} is stale: {_listed(changed)} changed since", flush=True)
+            found.append(f"{profile.run_dir}/{output}/{receipts.NAME}")
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _run_chain(arguments: argparse.Namespace) -> None:
@@ -399,27 +509,26 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     for step, reason in profile.skipped.items():
         print(f"skipping {step}: {reason}", flush=True)
     gpus = len(visible_gpus())
-    config = [f"profile={profile.name}", f"gpus={gpus}"]
-    config += [f"data={arguments.data}"] if arguments.data else []
+    config = [f"profile={profile.name}", f"gpus={gpus}", f"parts={arguments.parts or max(1, gpus)}"]
     command = [sys.executable, "-m", "snakemake"]
     if arguments.until:
         profile.check_step(arguments.until)
-        command.append(f"{profile.run_dir}/{arguments.until}/{receipts.NAME}")
+        command += ["--until", f"{profile.run_dir}/{arguments.until}/{receipts.NAME}"]
     command += ["--cores", str(arguments.cores), "--quiet", "all", "--nolock", "--rerun-incomplete"]
     command += ["--keep-going", "--resources", f"gpu={max(1, gpus)}", "--config", *config]
-    # Processes are copied where that is safe: on Linux, before any GPU is in use.
-    copies = sys.platform == "linux" and not gpus
     # A lock of the operating system ends with its owner, unlike Snakemake's own lock files, which
     # a killed run leaves behind.
     with _locked(run_dir / ".lock", f"another run of profile {profile.name}", patience=0):
         _set_aside_unfit(profile)
+        if stale := _made_by_other_code(profile):
+            command += ["--forcerun", *stale]
         before = _receipt_times(profile)
-        with launcher(run_dir) if copies else nullcontext({}) as variables:
-            environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1", **variables}
-            with subprocess.Popen(
-                command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
-            ) as snakemake:
-                code = snakemake.wait()
+        environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1"}
+        environment[profiles.DATA] = arguments.data or ""
+        with subprocess.Popen(
+            command, cwd=project_root(), env=environment, stdin=subprocess.PIPE
+        ) as snakemake:
+            code = snakemake.wait()
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     part = f" up to {arguments.until}" if arguments.until else ""
@@ -430,17 +539,17 @@ def _run_chain(arguments: argparse.Namespace) -> None:
 
 
 def _receipt_times(profile: profiles.Profile) -> dict[Path, int]:
-    """When the receipt of each finished step and sweep run was written."""
-    paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.outputs]
+    """When the receipt of each finished step was written."""
+    paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.steps]
     return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
 def _verify_run(arguments: argparse.Namespace) -> None:
     """Hash the finished steps of a profile again and print what has changed."""
     profile = profiles.load(arguments.profile)
-    if changes := [line for output in profile.outputs for line in _changes(profile, output)]:
+    if changes := [line for output in profile.steps for line in _changes(profile, output)]:
         raise StepError("not as the receipts say:\n  " + "\n  ".join(changes))
-    print(f"profile {profile.name}: all {len(profile.outputs)} steps are as their receipts say")
+    print(f"profile {profile.name}: all {len(profile.steps)} steps are as their receipts say")
 
 
 def _changes(profile: profiles.Profile, output: str) -> list[str]:
@@ -451,10 +560,12 @@ def _changes(profile: profiles.Profile, output: str) -> list[str]:
     except InputError as error:
         return [str(error)]
     changes = receipts.verify(run_dir / output)
-    for name, earlier in inputs_of(profile, output, then).items():
+    if changed := changed_code(run_dir / output, output):
+        changes.append(f"{output} was made before a change of {', '.join(changed)}")
+    for earlier in set(then) & set(profile.steps):
         # An earlier step without a receipt is named by itself.
         with suppress(InputError):
-            if receipts.hash_outputs(run_dir / earlier) != then[name]:
+            if receipts.hash_outputs(run_dir / earlier) != then[earlier]:
                 changes.append(f"{output} was made from another result of {earlier}")
     return changes
 
@@ -474,11 +585,13 @@ def main(argv: list[str] | None = None) -> int:
         if name != "verify":
             command.add_argument("--data", help="folder of the survey's data")
         if name == "run":
-            command.add_argument("step", help="a notebook, or the folder of a sweep's run")
+            command.add_argument("step", help="a notebook")
+            command.add_argument("--part", help="k/n: the k-th of n parts of its trainings")
             command.add_argument("--after", nargs="*", default=[], help="receipts of earlier steps")
             command.add_argument("--gpu", action="store_true", help="take one of several GPUs")
         if name == "chain":
             command.add_argument("--until", metavar="STEP", help="run this step and what it needs")
+            command.add_argument("--parts", type=int, help="jobs that share a loop of trainings")
             command.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args(argv)
     try:

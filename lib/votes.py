@@ -27,10 +27,10 @@ COMPONENTS = 128
 """Principal components of the features that are used, at most."""
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""Inverse strengths of the penalty to choose from, per galaxy as scikit-learn's C."""
+"""Inverse strengths of the penalty to choose from, per galaxy as scikit-learn's C, rising."""
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Powers of the class frequencies to choose from; 0 takes the largest probability."""
+"""Powers of the class frequencies to choose from, rising; 0 takes the largest probability."""
 
 FOLDS = 3
 """Folds inside the training galaxies."""
@@ -163,11 +163,13 @@ def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 
     label = fractions.argmax(axis=1) if label is None else np.asarray(label)
     unseen = _unseen(features, fractions, label, seed)
     frequencies = np.log(np.maximum(fractions.mean(axis=0), 1e-4))
-    _, strength, power = max(
-        (_merit(label, evaluation.decide(p, power * frequencies)), strength, power)
+    merits = {
+        (strength, power): _merit(label, evaluation.decide(p, power * frequencies))
         for strength, p in unseen.items()
         for power in POWERS
-    )
+    }
+    # The first of equal ones: the strongest penalty, and the decision nearest to the arg-max.
+    strength, power = max(merits, key=merits.get)
     space = Space.fit(features)
     weights, bias = soft_regression(space.of(features), fractions, strength)
     return Head(
@@ -180,6 +182,33 @@ def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 
         evaluation.fit_temperature(unseen[strength], label),
         unseen[strength],
     )
+
+
+def fit_decision(
+    probabilities: np.ndarray, label: np.ndarray, frequencies: np.ndarray
+) -> np.ndarray:
+    """Offsets of the decision that has rare classes in mind, for any classifier's probabilities.
+
+    Parameters
+    ----------
+    probabilities : ndarray, (n, classes)
+        Of galaxies that the classifier has not learnt from, and that no score is reported on.
+    label : ndarray of int, (n,)
+        Class number of each.
+    frequencies : ndarray, (classes,)
+        Share of each class among the galaxies that the classifier has learnt from.
+
+    Returns
+    -------
+    ndarray, (classes,)
+        What `lib.evaluation.decide` subtracts: the power, of `POWERS`, with the largest macro-F1
+        plus balanced accuracy, times the logarithm of the frequencies. Of equal powers the least.
+    """
+    logs = np.log(np.maximum(frequencies, 1e-4))
+    power = max(
+        POWERS, key=lambda power: _merit(label, evaluation.decide(probabilities, power * logs))
+    )
+    return power * logs
 
 
 def soft_regression(

@@ -30,6 +30,9 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
@@ -123,7 +126,8 @@ display(votes[["galaxy_id", *fractions]].head())
 #
 # List the questions that volunteers were asked (Table 1; Willett et al. 2013). The number of arms
 # is the last of them: a galaxy gets there only by being called featured (task 01), not edge-on
-# (task 02) and spiral (task 04), which is why the cuts follow that path.
+# (task 02) and spiral (task 04), which is why the cuts follow that path. Zoobot, whose weights the
+# paper starts from, has learnt the same tree under names of its own.
 
 # %%
 display(gz2.decision_tree().style)
@@ -284,9 +288,11 @@ style.show(
 # %% [markdown]
 # ## 7 Write the tables
 #
-# Write the files for the next notebooks; each appears under its name only when whole.
+# Write the files for the next notebooks; each appears under its name only when whole. The sample
+# keeps the name of its survey, for identifiers of two surveys cannot be compared.
 
 # %%
+sample.attrs["survey"] = survey
 with paths.atomic(out / "votes.parquet") as file:
     votes.to_parquet(file)
 with paths.atomic(out / "sample.parquet") as file:

@@ -30,6 +30,9 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
@@ -68,8 +71,9 @@ data_dir = "runs/mock/00_mock_survey"
 size = 424
 # Pixels along each side whose mean makes one pixel; 1 is the paper's, 2 is four times as fast.
 binning = 2
-# Side of the central crop that is kept, in pixels after binning; networks can take this or less.
-crop = 96
+# Side of the central crop that is kept, in pixels after binning; networks can take this or less
+# (212 keeps the whole image, for the sizes of notebook 07).
+crop = 212
 # Colour that is kept: rgb (from which grey can be made) or grey.
 colour = "rgb"
 # Seed of the galaxies and the augmentation that are shown.

@@ -39,6 +39,9 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
@@ -109,11 +112,11 @@ integration_steps = 12
 # Occluding squares along each axis.
 occlusion_cells = 6
 # Galaxies per class whose maps are scored (sections 6 and 8).
-scored_per_class = 3
+scored_per_class = 2
 # Points of an insertion or deletion curve.
 curve_steps = 7
 # Galaxies in the sanity checks (section 7), of those that are scored.
-sanity_galaxies = 8
+sanity_galaxies = 4
 # Depths of re-initialisation; at most as many as the network has stages.
 sanity_depths = 3
 # Galaxies whose BatchNorm statistics stand in for the trained ones.
@@ -225,7 +228,8 @@ style.show(
 # %% [markdown]
 # ## 3 Galaxies that the models are surest about (Fig. 9)
 #
-# Choose, per class, the correctly classified galaxies with the highest probability.
+# Choose, per class, the correctly classified galaxies with the highest probability of the class
+# predicted.
 
 # %%
 fig09 = {
@@ -295,7 +299,6 @@ for name, s in subjects.items():
 for name, s in subjects.items():
     wanted = galaxy_ids or fig09["B0"].query("reason == '' and rank == 0")["galaxy_id"].tolist()
     asked = gallery.by_id(s.run.predictions, wanted)
-    asked["probability"] = asked.filter(regex="^p_").max(axis=1)
     made = {method: s.maps(method, asked) for method in maps.METHODS}
     style.show(
         figures.methods_row(asked, s.cutouts(asked["galaxy_id"]), made, colours),

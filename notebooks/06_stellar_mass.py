@@ -14,24 +14,22 @@
 # %% [markdown]
 # # 06  Stellar mass against arm number
 #
-# **Question.** Do spirals with one, two, three or many arms differ in stellar mass, and would the
-# classes that a network predicts show it?
+# **Question.** Do spirals with one, two, three or many arms differ in stellar mass, and would a
+# table that is joined by row position show it?
 #
 # **Reproduces** Sec. 6, Table 4 and Figs. 11 to 13 of Lee, Soo & Sharoni (arXiv:2412.11696), first
-# by the published protocol, then by a sound one.
+# as published, then by sound tests.
 #
 # **Inputs**
-# - `01_sample_selection`: `sample.parquet`
-# - `03_train_b0` and `04_train_v2m`: `predictions.parquet`
-# - the folder of the survey: the MPA-JHU files `galSpecInfo-dr8.fits` and `galSpecExtra-dr8.fits`,
-#   the images, and for a simulated survey `truth.parquet`
+# - survey `hart17` (profile `masses`): one table of real masses and labels; nothing else
+# - any other survey: `sample.parquet` of `01_sample_selection`, the MPA-JHU files in the folder of
+#   the survey, and the predictions of `03_train_b0` and `04_train_v2m` where there are any
 #
 # **Outputs**
-# - `values.parquet`: the galaxies with their mass
-# - `cuts.csv`, `match.csv`: what the quality cuts and the match left
-# - `published.csv`, `sound.csv`, `matched.csv`, `drawn.csv`, `power.csv`, `dilution.csv`,
-#   `dilution_all.csv`, `truth.csv`, `position.csv`: the tests
-# - `metrics.json`: the main numbers, or the reason why there are none
+# - `galaxies.parquet`, `classes.parquet`: masses and arm classes
+# - `published.csv`, `shifts.csv`, `covariates.csv`, `power.csv`, `position.csv`, `labels.csv`,
+#   `agreement.csv`, `dilution.csv`: the tests
+# - `metrics.json`: the main numbers
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
@@ -40,431 +38,421 @@
 #
 # ### 1.1 Import packages
 #
-# Import the project's library; it does the work, and this notebook tells the story.
+# The tests are scipy's, the tables pandas', the figures seaborn's. The library reads the
+# catalogues, joins them by exact identifiers, and has the few estimates that scipy lacks.
 
 # %%
+import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import Markdown, display
+from scipy import stats
 
-from lib import evaluation, paper, paths
+from lib import paper, paths
+from lib.evaluation import holm
 from lib.figures import mass as figures
 from lib.figures import style
 from lib.report import write_json
-from lib.stellar_mass import catalogue, dilution, groups, published, report, statistics
-from lib.surveys.mock.survey import MASS_SHIFT, mass_at_redshift
+from lib.stellar_mass import catalogue, classes, dilution, literature, statistics
 
 style.use()
 
 # %% [markdown]
 # ### 1.2 Define parameters
 #
-# Change these to compare another property or another survey. The defaults are those of the
-# embedded, simulated survey.
+# The defaults are those of the simulated survey.
 
 # %% tags=["parameters"]
 # Folder of the run; a relative path starts at the project root.
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "06_stellar_mass"
-# Survey: gz2, gz2_hart16, challenge or mock.
+# Survey: hart17, gz2, gz2_hart16 or mock.
 survey = "mock"
 # Folder of the survey's files.
 data_dir = "runs/mock/00_mock_survey"
-# What to compare: stellar_mass, sfr, or a numeric column of the survey such as redshift.
-property = "stellar_mass"
 # The two MPA-JHU files or one CSV file; null looks for the former in data_dir.
 mass_files = None
 # Keep only galaxies that also have a star-formation rate, as the authors' query does.
 need_sfr = False
-# Largest separation of the match on the sky, in arcsec.
-match_radius = 2.0
-# Columns in which galaxies are matched; those that the survey lacks are left out.
-match_on = ["redshift", "petror90_r"]
-# Largest distance of a matched pair, in standard deviations of those columns.
+# Held fixed beside the redshift in section 4.2, where the survey has them.
+covariates = ["p_bar", "concentration"]
+# Largest distance of a matched pair in redshift, in standard deviations.
 caliper = 0.1
-# Bootstrap resamples behind each interval.
+# Bootstrap resamples behind an interval.
 n_resamples = 1000
-# Permutations of the Anderson-Darling test.
-n_permutations = 999
-# Bins of the histograms.
-bins = 40
-# Misclassified galaxies to show on each side of Fig. 13.
-per_side = 6
-# Side of the survey's images in pixels.
-image_size = 424
-# Side of the central crop shown, in pixels.
-crop = 224
+# Repeats of the join by row position.
+repeats = 1000
 # Seed of everything random.
 seed = 42
 
 # %% [markdown]
-# ### 1.3 Check the parameters
+# ## 2 Galaxies
 #
-# Stop here, before any work, if a value is not possible.
+# ### 2.1 Join galaxies and masses by identifier
+#
+# Identifiers have 18 or 19 digits and are never floating point. Rows that fail a quality cut or
+# hold a placeholder are left out and counted. The second table is the sample's selection.
 
 # %%
-catalogue.check_settings(match_radius=match_radius, caliper=caliper, bins=bins)
-catalogue.check_settings(n_resamples=n_resamples, n_permutations=n_permutations)
 out = paths.output_folder(run_dir, output)
-folder = paths.resolve(data_dir)
+galaxies, counts = catalogue.galaxies_with_masses(run_dir, survey, data_dir, mass_files, need_sfr)
+galaxies.to_parquet(out / "galaxies.parquet")
+mass_columns = [c for c in catalogue.MASS_NAMES if c in galaxies]
+selection = galaxies[["redshift", *mass_columns]].quantile([0, 0.01, 0.5, 0.99, 1])
+display(counts, selection.rename_axis("quantile").round(3))
 
 # %% [markdown]
-# ## 2 Masses
+# ### 2.2 Collect the arm classes
 #
-# ### 2.1 Give the galaxies their masses
-#
-# Read the sample and the mass catalogue, keep its trustworthy rows, and match them by the
-# spectroscopic identifier (19 digits, never as floating point), by position where that fails.
+# Every source of classes that there is, in one table: GZ2's label, people's votes and drawings,
+# networks, the truth of a simulation. Networks are judged by galaxies that they have not learnt
+# from. In `data` each row is one galaxy with one class and one kind of mass; a simulated galaxy
+# also has its mass without scatter, which is what any estimate should find.
 
 # %%
-sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-measured = catalogue.measure(sample, property, survey, data_dir, mass_files, match_radius, need_sfr)
-measured.values.to_parquet(out / "values.parquet")
-
-# %% [markdown]
-# ### 2.2 Say whether there is anything to compare
-#
-# A survey without identifiers and positions cannot be given masses, and a catalogue of other
-# galaxies gives none. Then the reason is written down, and every cell below does nothing.
-
-# %%
-measurable = measured.reason == ""
-if not measurable:
-    write_json(out / "metrics.json", {"reason": measured.reason})
-display(Markdown(measured.reason or f"{len(measured.values):,} galaxies have a value."))
-
-# %% [markdown]
-# ### 2.3 Count the quality cuts
-#
-# Show how many rows of the catalogue each cut of Sec. 6 leaves.
-
-# %%
-if measurable:
-    measured.cuts.to_csv(out / "cuts.csv", index=False)
-    display(measured.cuts)
-
-# %% [markdown]
-# ### 2.4 Check the match
-#
-# Count what the identifier found, and let the sky check it: the nearest row within the radius
-# should be the same one. Where it is another, the galaxy was observed more than once. Pairs that
-# are ambiguous on the sky are left out. Only stellar masses are set beside the paper's numbers.
-
-# %%
-if measurable:
-    measured.match.to_csv(out / "match.csv", index=False)
-    display(measured.match)
-masses = property == "stellar_mass"
-if measurable and masses:
-    display(Markdown(f"The paper keeps {paper.MATCHED_SIZE:,} of {paper.SAMPLE_SIZE:,} galaxies."))
-
-# %% [markdown]
-# ### 2.5 Sort the galaxies into classes
-#
-# Take the class from the volunteers' label and from each model. Classes 4 and 5+ are merged. As
-# the paper does, section 3 takes every galaxy with an image, whether the model was trained on it or
-# not.
-
-# %%
-by_source = {}
-if measurable:
-    runs = [
-        evaluation.read_run(paths.step_folder(run_dir, s)) for s in ("03_train_b0", "04_train_v2m")
-    ]
-    predictions = {run.settings["role"]: run.predictions for run in runs}
-    by_source = groups.classified(measured.values, predictions)
-    display(groups.size_table(by_source))
-
-# %% [markdown]
-# ### 2.6 Keep the galaxies that a model has not learnt
-#
-# A model repeats the labels of the galaxies it was trained on, and what it makes of them says
-# little about others. Sections 4 and 5 therefore take for each model only galaxies it was not
-# trained on, and all of them for the labels. (The validation galaxies stay: they have chosen the
-# epoch, but not the weights.) Rare classes have lost the larger part to the training.
-
-# %%
-unseen = groups.unseen(by_source)
-if unseen:
-    display(groups.size_table(unseen))
+every = classes.collect(galaxies, run_dir, data_dir, seed)
+every.to_parquet(out / "classes.parquet")
+data = every.merge(galaxies[["galaxy_id", "redshift", *mass_columns]], on="galaxy_id").melt(
+    [*every, "redshift"], mass_columns, var_name="mass", value_name="log_mass"
+)
+data["mass"] = data["mass"].map(catalogue.MASS_NAMES)
+masses = list(data["mass"].unique())
+label = data[(data["source"] == classes.LABEL) & data["merged"].isin(classes.CLASSES)]
+sizes = label[label["mass"] == masses[0]]["merged"].value_counts()
+tested = [m for m in classes.CLASSES if sizes.get(m, 0) > 2]
+display(pd.crosstab(every["source"], every["arm_class"]).loc[every["source"].unique()])
 
 # %% [markdown]
 # ## 3 As published
 #
-# ### 3.1 Draw the distributions
+# ### 3.1 Repeat Table 4
 #
-# Lay the distribution of each class over that of the whole sample. Only bins with more than 1 % of
-# the sample are drawn.
+# Each class against the whole sample, which contains it, by the Kolmogorov-Smirnov test and
+# Student's t. The p-values of t are two-sided, as the printed ones are, although the paper calls
+# its test one-tailed. Beside them the paper's numbers.
 
 # %%
-if by_source:
-    style.show(
-        figures.histograms(by_source, measured.unit, bins),
-        out / "figure_11.png",
-        f"Fig. 11: density of {measured.unit} for each arm class (line; number of galaxies in "
-        "brackets) and all galaxies (grey), by label and by model. A class that differs stands off "
-        "the grey.",
-    )
+rows = []
+main = data[data["mass"] == masses[0]]
+for source in [s for s in (classes.LABEL, "B0", "V2M") if s in set(main["source"])]:
+    whole = main[main["source"] == source]
+    for m in [m for m in tested if (whole["merged"] == m).sum() > 1]:
+        values = whole.loc[whole["merged"] == m, "log_mass"]
+        ks, t = (test(values, whole["log_mass"]) for test in (stats.ks_2samp, stats.ttest_ind))
+        row = {"source": source, "m": m, "n": len(values), "ks_d": ks.statistic}
+        rows.append(row | {"ks_p": ks.pvalue, "t": t.statistic, "t_p": t.pvalue})
+published = pd.DataFrame(rows).set_index(["source", "m"])
+printed = paper.TABLE_4.rename(index={"label": classes.LABEL, "4,5+": "4+5+"})
+published.to_csv(out / "published.csv")
+beside = pd.concat({"ours": published, "paper": printed}, axis=1).reindex(published.index)
+display(beside.round(4))
 
 # %% [markdown]
-# ### 3.2 Draw the violins
+# ### 3.2 Draw the distributions (Fig. 11)
 #
-# Show the same as violins, without the lowest 5 % and the highest 1 % of each class; the dotted
-# lines are the means of all its galaxies.
+# The density of each class over that of the whole sample, for the labels.
 
 # %%
-if by_source:
-    style.show(
-        figures.violins(by_source, measured.unit),
-        out / "figure_12.png",
-        f"Fig. 12: {measured.unit} by arm class, with the mean of each class (dotted) and of all "
-        "galaxies (grey line).",
-    )
+grid = sns.FacetGrid(label, row="mass", col="merged", col_order=tested, height=1.9, aspect=0.8)
+for (mass, m), axis in grid.axes_dict.items():
+    whole = label[label["mass"] == mass]
+    bins = np.linspace(*whole["log_mass"].quantile([0.005, 0.995]), 13)
+    own = whole[whole["merged"] == m]
+    options = dict(x="log_mass", bins=bins, stat="density", element="step", ax=axis)
+    sns.histplot(whole, color="0.8", lw=0, **options)
+    sns.histplot(own, color=style.ARM_COLOURS[m], fill=False, **options)
+    axis.set_title(f"{mass}, m = {m} ({len(own):,})", fontsize=8)
+grid.set_axis_labels("log10 M* [Msun]", "density")
+caption = "Fig. 11: density of stellar mass for each arm class (line) and all galaxies (grey), by "
+caption += "GZ2 label. A class that differs stands off the grey; the number of galaxies is given."
+style.show(grid.figure, out / "figure_11.png", caption)
 
 # %% [markdown]
-# ### 3.3 Check the printed Table 4
+# ### 3.3 Draw the violins (Fig. 12)
 #
-# Show Table 4 as printed. The last columns are computed: whether the p-value of K-S contradicts
-# the D and the sizes in its own row, and whether the p-value of t is the two-sided or the
-# one-sided one. The paper calls its t-test one-tailed.
+# The same without the lowest 5 % and the highest 1 % of each class, as the paper draws it.
 
 # %%
-table_4 = paper.table_4_p_values().rename(index={"4,5+": "4+5+"})
-printed = published.check_printed_rows(table_4)
-display(printed)
+share = label.groupby(["mass", "merged"])["log_mass"].rank(pct=True)
+trimmed = label[share.between(0.05, 0.99)].rename(columns={"merged": "arm number m"})
+grid = sns.catplot(
+    trimmed, x="arm number m", y="log_mass", hue="arm number m", col="mass", kind="violin",
+    order=tested, hue_order=tested, palette=style.ARM_COLOURS, inner="quart", height=3, cut=0,
+    density_norm="width", legend=False,
+)  # fmt: skip
+grid.set_axis_labels("arm number m", "log10 M* [Msun]").set_titles("{col_name}")
+caption = "Fig. 12: stellar mass by arm class of the GZ2 label, with quartiles (dashed). Violins "
+caption += "have the same width, however few galaxies they stand for."
+style.show(grid.figure, out / "figure_12.png", caption)
 
 # %% [markdown]
-# ### 3.4 Make Table 4 by the published method
+# ## 4 Sound tests
 #
-# Compare each class with the *whole* sample, which contains it, by the two-sample
-# Kolmogorov-Smirnov test and by Student's t with two-sided p-values, as printed.
-
-# %%
-if by_source:
-    ours = published.published_table(by_source)
-    ours.to_csv(out / "published.csv", index=False)
-    display((published.beside_paper(ours, printed) if masses else ours).round(4))
-
-# %% [markdown]
-# ### 3.5 Read the printed numbers again
+# ### 4.1 Compare each class with the rest
 #
-# Turn the printed t, class against whole, into the shift of the class against the rest, in units of
-# the spread of the sample. The whole contains the class, so the printed t is too small, most of
-# all for the largest class. One analysis of variance per source then asks all classes at once.
+# Welch's t against the complement; Cliff's delta, $P(a > b) - P(a < b)$, with a bootstrap
+# interval; Holm's correction over the classes. In a flux-limited sample distant galaxies are more
+# massive and their arms are harder to count, so the shift $\beta$ is also estimated at fixed
+# redshift, from $\log M_* = \alpha + \beta\,[m] + \gamma z$ and from pairs of equal redshift.
 
 # %%
-implied = published.implied_table(table_4, paper.MATCHED_SIZE)
-share = table_4["n"] / paper.MATCHED_SIZE
-display(implied.round(3), Markdown(f"By label, m = 2 is {share['label', '2']:.0%} of the whole."))
+rows = []
+for mass, table in label.groupby("mass", sort=False):
+    values, z = table["log_mass"].to_numpy(), table[["redshift"]].to_numpy()
+    for m in tested:
+        inside = (table["merged"] == m).to_numpy()
+        a, b = values[inside], values[~inside]
+        members, controls = statistics.matched_pairs(inside, z, caliper, seed)
+        welch = stats.ttest_ind(a, b, equal_var=False)
+        paired = stats.ttest_rel(values[members], values[controls])
+        delta = statistics.cliffs_interval(a, b, n_resamples, seed)
+        fixed = statistics.adjusted_shift(values, inside, z)
+        row = {"mass": mass, "m": m, "n": len(a)}
+        rows.append(row | {"method": "against the rest"} | statistics.of_test(welch) | delta)
+        rows.append(row | {"method": "at fixed redshift"} | fixed)
+        row["n"] = len(members)
+        rows.append(row | {"method": "matched in redshift"} | statistics.of_test(paired))
+shifts = pd.DataFrame(rows)
+shifts["p_holm"] = shifts.groupby(["mass", "method"])["p"].transform(holm)
+shifts.to_csv(out / "shifts.csv", index=False)
+display(
+    shifts.set_index(["mass", "method", "m"]).sort_index(level=[0, 1], sort_remaining=0).round(4)
+)
 
 # %% [markdown]
-# ### 3.6 Look at two-armed galaxies that a model calls otherwise
+# ### 4.2 Ask three questions at fixed redshift
 #
-# Show galaxies labelled m = 2 that the V2M model calls m = 1 or m = 3, the most confident ones
-# first. Look for disturbed arms, neighbours and faint arms, which the paper blames.
+# Are two-armed galaxies different from all others, are galaxies with three or more arms different
+# from them, and those with four? Does the answer change when more is held fixed (the bar fraction
+# of the votes, or the concentration, as far as the survey has them)?
 
 # %%
-if "V2M" in by_source:
-    style.show(
-        figures.misclassified(by_source["V2M"], folder, per_side, crop, image_size),
-        out / "figure_13.png",
-        "Fig. 13: galaxies labelled m = 2 that V2M calls m = 1 (left) or m = 3 (right), with the "
-        "probability of the predicted class.",
-    )
+others = ("1", *classes.MANY, "?")
+comparisons = {
+    "2 against the rest": (("2",), others),
+    "3 or more against 2": (classes.MANY, ("2",)),
+    "4 against 2": (("4",), ("2",)),
+}
+wide = galaxies.assign(arm_class=galaxies["label"])
+more = [c for c in covariates if c in wide]
+rows = []
+for column in mass_columns:
+    for fixed in (["redshift"], ["redshift", *more]):
+        table = statistics.class_shifts(wide, column, fixed, comparisons)
+        rows.append(table.assign(mass=catalogue.MASS_NAMES[column], fixed=" and ".join(fixed)))
+questions = pd.concat(rows, ignore_index=True).drop_duplicates()
+questions.to_csv(out / "covariates.csv", index=False)
+display(questions.set_index(["comparison", "mass", "fixed"]).sort_index().round(4))
 
 # %% [markdown]
-# ## 4 As it should be
+# ### 4.3 State what could have been seen
 #
-# ### 4.1 Ask all classes at once
+# The smallest true shift that a two-sided t-test finds four times out of five, with classes of
+# these sizes and of the paper's. The paper prints no spread: that of this sample stands for it.
+
+# %%
+spread = label[label["mass"] == masses[0]].groupby("merged")["log_mass"].std().loc["2"]
+table_4 = literature.table_4()
+rows = []
+for sample, n in {"here": sizes[tested], "paper": table_4["n"]}.items():
+    for m, size in n.items():
+        least = statistics.minimum_detectable_shift(size, n.sum() - size, spread)
+        rows.append({"m": m, "sample": sample, "n": size, "detectable [dex]": least})
+power = pd.DataFrame(rows).pivot(index="m", columns="sample")
+power.to_csv(out / "power.csv")
+display(Markdown(f"Spread within m = 2: {spread:.2f} dex."), power.round(3))
+
+# %% [markdown]
+# ### 4.4 See all shifts together
 #
-# Test first whether the classes differ at all: one-way analysis of variance for the means,
-# Kruskal-Wallis for the ranks.
+# The estimates of each class beside the shift that the paper's printed t implies. With spread $s$,
+# $t = d / (s \sqrt{1/n + 1/N})$ gives the difference $d$ to the whole, and $d N / (N - n)$ that to
+# the rest.
 
 # %%
-if unseen:
-    overall = statistics.overall_table(unseen)
-    display(overall)
+implied = literature.implied_shifts(table_4["n"], table_4["t"], paper.MATCHED_SIZE)
+ends = ["shift", "shift_low", "shift_high"]
+implied[ends] *= spread
+implied = implied.rename_axis("m").reset_index().assign(method="the paper's Table 4")
+drawn = pd.concat([shifts, implied.assign(mass=masses[0])])
+drawn = drawn[drawn["m"].isin(tested)].assign(row="m = " + drawn["m"])
+bands = power["detectable [dex]"]["here"].rename(index="m = {}".format)
+caption = "Shift of each class against the rest with 95 % intervals. Grey: shifts that classes of "
+caption += "these sizes would miss more than one time in five. The paper's t is scaled by the "
+caption += "spread of this sample."
+style.show(figures.forest(drawn, "mass", "row", "method", bands), out / "forest.png", caption)
 
 # %% [markdown]
-# ### 4.2 Compare each class with its complement
+# ## 5 The join by row position
 #
-# Now compare samples that have no galaxy in common. The size of the difference comes first, as
-# the difference of means and as Cliff's delta, with bootstrap intervals; then Welch's t,
-# Kolmogorov-Smirnov, Anderson-Darling and Mann-Whitney, with Holm's correction over the classes.
-
-# %%
-if unseen:
-    options = dict(n_resamples=n_resamples, n_permutations=n_permutations)
-    sound = statistics.sound_table(unseen, seed=seed, **options)
-    sound.to_csv(out / "sound.csv", index=False)
-    display(sound[statistics.EFFECT_COLUMNS].round(3))
-
-# %% [markdown]
-# Show the p-values of the same comparison. `welch_p_higher` and `welch_p_lower` are one-sided: the
-# class has the higher or the lower mean. Columns that end with `holm` are corrected.
-
-# %%
-if unseen:
-    display(sound[statistics.P_COLUMNS].round(4))
-
-# %% [markdown]
-# ### 4.3 Match the galaxies in redshift and size
-#
-# In a flux-limited sample distant galaxies are more massive, and their arms are harder to see.
-# Compare each galaxy with one that is alike in these respects. `_before` and `_after` say how far
-# the two groups are apart, in standard deviations. The two galaxies of a pair are not independent:
-# the interval of the shift comes from a bootstrap over pairs, and the test is the paired t.
-
-# %%
-matched = pd.DataFrame()
-if unseen:
-    used = statistics.covariates(unseen["label"], match_on, property)
-    display(Markdown(f"Matched in: {', '.join(used) or 'nothing, the survey has no such column'}."))
-
-# %% [markdown]
-# Make the comparison and show it.
-
-# %%
-if unseen and used:
-    matched = statistics.matched_table(unseen, used, caliper=caliper, seed=seed, **options)
-    matched.to_csv(out / "matched.csv", index=False)
-    balance = matched.filter(regex="_before$|_after$").columns
-    display(
-        matched[[*statistics.EFFECT_COLUMNS[:7], "paired_p_holm", "unmatched", *balance]].round(3)
-    )
-
-# %% [markdown]
-# ### 4.4 Carry the uncertainty of the classes through
-#
-# A galaxy's class is not certain. Draw it from the vote fractions, or from the predicted
-# probabilities, and draw the galaxies too: the interval then holds both. Classes mix, so shifts
-# come out smaller.
-
-# %%
-drawn = pd.DataFrame()
-if unseen:
-    drawn = dilution.drawn_table(unseen, n_draws=n_resamples, seed=seed)
-    drawn.to_csv(out / "drawn.csv", index=False)
-    display(drawn.round(3))
-
-# %% [markdown]
-# ### 4.5 State what could have been seen
-#
-# Compute the smallest true shift that a two-sided t-test would find four times out of five, for
-# classes of our sizes and of the paper's, with the spread of this sample: for one test, and for
-# the strictest step of Holm's correction over all classes.
-
-# %%
-if unseen:
-    power = statistics.power_table(unseen, table_4["n"])
-    power.to_csv(out / "power.csv", index=False)
-    display(power.round(3))
-
-# %% [markdown]
-# ### 4.6 See all shifts together
-#
-# Put the three estimates side by side. A class differs where its interval leaves zero; an interval
-# inside the grey band says only that the sample was too small.
-
-# %%
-if unseen:
-    estimates = statistics.estimates({"direct": sound, "matched": matched, "classes drawn": drawn})
-    style.show(
-        figures.shifts(estimates, measured.shift_unit, power[power["sizes"] == "label"]),
-        out / "shifts.png",
-        f"Shift of each class against the rest in {measured.unit}, with 95 % intervals. Grey: "
-        "shifts that classes of the labels' sizes would miss more than one time in five.",
-    )
-
-# %% [markdown]
-# ## 5 Dilution and truth
-#
-# ### 5.1 Predict the dilution by wrong classes
-#
-# The paper explains the missing shifts of the predictions by misclassification. Test that: if
-# errors do not depend on the property, a predicted class is a mixture of the labels' classes, and
-# the confusion matrix gives the shift that is left. `excess` is observed minus expected. An interval
-# that holds zero is consistent with dilution alone, and proves nothing more.
-
-# %%
-if unseen:
-    excess = [*dilution.SHIFT_COLUMNS, "excess", "excess_low", "excess_high"]
-    diluted = dilution.dilution_table(unseen, n_resamples=n_resamples, seed=seed)
-    diluted.to_csv(out / "dilution.csv", index=False)
-    display(diluted[excess].round(3))
-
-# %% [markdown]
-# For comparison, the same with the galaxies that the models were trained on, as in section 3. A
-# model that has learnt their labels has purer classes there, and dilutes their shifts less.
-
-# %%
-if by_source:
-    diluted_all = dilution.dilution_table(by_source, n_resamples=n_resamples, seed=seed)
-    diluted_all.to_csv(out / "dilution_all.csv", index=False)
-    display(diluted_all[excess].round(3))
-
-# %% [markdown]
-# Draw the former. Dots on the diagonal are what misclassification alone would leave; the crosses
-# show the shift before dilution.
-
-# %%
-if unseen and len(diluted):
-    style.show(
-        figures.dilution(diluted, measured.shift_unit),
-        out / "dilution.png",
-        "Observed shift of each predicted class against the shift that the confusion matrix "
-        "predicts (dots, with 95 % intervals), and against the labels' own shift (crosses), for "
-        "galaxies that the model was not trained on.",
-    )
-
-# %% [markdown]
-# ### 5.2 Hold it against the truth
-#
-# A simulated survey has shifts of the mass built in by true arm number. Its mass also grows with
-# redshift, and classes are not seen equally far. Compare what the true classes, the labels and the
-# predictions show with the sum of both parts, given the galaxies in them: `deviation` is what the
-# scatter of the masses must explain, and `z` the same in standard errors. A real survey has no such
-# table.
-
-# %%
-truth_file = folder / "truth.parquet"
-truth = pd.DataFrame()
-if unseen and masses and truth_file.is_file():
-    true = pd.read_parquet(truth_file).set_index("galaxy_id")
-    parts = MASS_SHIFT, mass_at_redshift(true["redshift"])
-    truth = dilution.truth_test(unseen, true["arm_class"], *parts, n_resamples, seed)
-    truth.to_csv(out / "truth.csv", index=False)
-    display(truth[dilution.TRUTH_COLUMNS].round(3))
-
-# %% [markdown]
-# ### 5.3 Join by row position, on purpose
+# ### 5.1 Lay the same table beside itself, with some rows dropped
 #
 # The authors' public notebook sorts galaxies and masses by identifier and lays the two tables side
-# by side, without comparing the identifiers. One galaxy without a mass is enough to give all later
-# ones another galaxy's. Do that here, and compare with the join by identifier.
+# by side, without comparing the identifiers. Do that here, with rows dropped at random from the
+# table of masses: none, one, ten, and the share that the paper has lost. How often is the shift of
+# galaxies with three or more arms against two-armed ones still found?
 
 # %%
-position = pd.DataFrame()
-if unseen and catalogue.shared_key(sample, measured.masses):
-    position = dilution.position_table(sample, measured.masses, unseen, n_resamples, seed)
-    position.to_csv(out / "position.csv", index=False)
-    display(position.round(3))
+ordered = label[label["mass"] == masses[0]].sort_values("galaxy_id")
+values, n = ordered["log_mass"].to_numpy(), len(ordered)
+many, two = (ordered["arm_class"].isin(c).to_numpy() for c in (classes.MANY, ("2",)))
+lost = round(n * (1 - paper.MATCHED_SIZE / paper.SAMPLE_SIZE))
+rng = np.random.default_rng(seed)
+rows = []
+for dropped in sorted({0, 1, 10, lost}):
+    for _ in range(repeats if dropped else 1):
+        kept = ~np.isin(np.arange(n), rng.choice(n, dropped, replace=False))
+        beside = dilution.join_by_position(values, kept)
+        known, own = np.isfinite(beside), np.mean(beside == values)
+        a, b = beside[many & known], beside[two & known]
+        test = stats.ttest_ind(a, b, equal_var=False)
+        rows.append({"dropped": dropped, "own": own, "shift": a.mean() - b.mean()})
+        rows[-1] |= {"p": test.pvalue}
+trials = pd.DataFrame(rows)
+same_sign = np.sign(trials["shift"]) == np.sign(trials["shift"].iloc[0])
+trials["found"] = same_sign & (trials["p"] < 0.05)
 
 # %% [markdown]
-# ## 6 What the data say
+# Show how often the signal survives. A test without any signal would report this sign 2.5 % of
+# the time; `own` is the share of galaxies that kept their own mass.
+
+# %%
+position = trials.groupby("dropped").agg(
+    repeats=("found", "size"), own=("own", "mean"), shift=("shift", "mean"), found=("found", "mean")
+)
+position.to_csv(out / "position.csv")
+display(position.round(3))
+figure = sns.displot(
+    trials[trials["dropped"] > 0], x="shift", hue="dropped", palette="viridis", bins=30,
+    element="step", height=3, aspect=1.8,
+)  # fmt: skip
+figure.refline(x=trials["shift"].iloc[0], color="k")
+figure.set_axis_labels("shift of three or more arms against two [dex]", "repeats")
+caption = "Shifts after a join by row position, for several numbers of dropped rows. Dashed: the "
+caption += "join by identifier. One dropped row already moves the result towards nothing."
+style.show(figure.figure, out / "position.png", caption)
+
+# %% [markdown]
+# ## 6 The label
 #
-# Write the main numbers down and state them in words. Stellar masses are set beside the paper's and
-# those of Hart et al. (2016, arXiv:1607.01019), who find that all arm numbers occupy similar ranges.
+# ### 6.1 Repeat the three questions with other classes
+#
+# The same galaxies by other classifications, for galaxies that a network has not learnt. Each
+# source has galaxies of its own, so that intervals differ; masses without scatter show, where
+# there are any, what each source would find in a perfect measurement.
 
 # %%
-if unseen:
-    tables = sound, matched, diluted, truth, position, implied, overall, power
-    numbers = report.summary(*tables, property)
-    write_json(out / "metrics.json", {"property": property} | numbers)
-    text = report.words(numbers, measured.shift_unit, measured.values["value"].std())
+unlearnt = data[~data["learnt"] & ~data["source"].str.endswith(classes.AGAIN)]
+rows = []
+for (source, mass), table in unlearnt.groupby(["source", "mass"], sort=False):
+    found = statistics.class_shifts(table, "log_mass", ["redshift"], comparisons)
+    rows.append(found.assign(source=source, mass=mass))
+labels = pd.concat(rows, ignore_index=True)
+labels.to_csv(out / "labels.csv", index=False)
+display(labels.set_index(["comparison", "mass", "source"]).sort_index().round(4))
+caption = "The three comparisons at fixed redshift with 95 % intervals, by source of the classes. "
+caption += "A result that rests on the label differs between rows."
+style.show(figures.forest(labels, "comparison", "source", "mass"), out / "labels.png", caption)
 
 # %% [markdown]
-# Read the result.
+# ### 6.2 How well do the sources agree?
+#
+# The agreement of label and other sources is the purity of the label as they see it. A source
+# that is asked again sets a ceiling: no classifier of the same images can agree with it better than
+# it does with itself. `same` is the share with the same class (m = 4 and 5+ as one), `within_one`
+# that of at most one arm apart, `spearman` the rank correlation of the numbers (votes: their mean).
 
 # %%
-display(Markdown("\n\n".join(text) if unseen else measured.reason))
+agreement = classes.agreement(every[~every["learnt"]])
+agreement.to_csv(out / "agreement.csv", index=False)
+display(agreement.round(3))
+
+# %% [markdown]
+# ### 6.3 What wrong classes leave of the shifts
+#
+# If errors do not depend on mass, a class of another source is a mixture of the label's classes,
+# and the confusion matrix says which shift is left. `excess` is observed minus expected;
+# `p_holm` is corrected for all classes of all sources.
+
+# %%
+reference = label[label["mass"] == masses[0]].set_index("galaxy_id")["merged"]
+rows = []
+for source, table in unlearnt[unlearnt["mass"] == masses[0]].groupby("source", sort=False):
+    table = table[table["galaxy_id"].isin(reference.index) & (source != classes.LABEL)]
+    truth = table["galaxy_id"].map(reference)
+    found = dilution.predicted_dilution(
+        table["log_mass"].to_numpy(), truth, table["merged"], n_resamples, seed=seed
+    )
+    rows.append(found[found["n"] > 9].assign(source=source))
+diluted = pd.concat(rows, ignore_index=True)
+diluted["p_holm"] = holm(diluted["p"])
+diluted.to_csv(out / "dilution.csv", index=False)
+display(diluted.set_index(["source", "label"]).round(3))
+
+# %% [markdown]
+# ### 6.4 Look at misclassified galaxies (Fig. 13)
+#
+# Galaxies labelled m = 2 that a network calls m = 1 or 3; none where no network has been trained.
+
+# %%
+for role, table in classes.predictions(run_dir, galaxies).items():
+    caption = f"Fig. 13: galaxies labelled m = 2 that {role} calls m = 1 (left) and m = 3 (right)."
+    figure = figures.misclassified(table, paths.resolve(data_dir))
+    style.show(figure, out / f"figure_13_{role}.png", caption)
+
+# %% [markdown]
+# ## 7 What the data say
+#
+# ### 7.1 Beside other work
+#
+# What others report, from their abstracts, and what is found here.
+
+# %%
+first = questions[questions["fixed"] == "redshift"].set_index(["comparison", "mass"])
+text = "{shift:+.3f} dex ({shift_low:+.3f} to {shift_high:+.3f}, p = {p:.2g}, n = {n:.0f})"
+said = {key: text.format(**row) for key, row in first.to_dict("index").items()}
+rows = [
+    ("this notebook", survey, f"{len(reference):,} labelled galaxies", f"{name}: {said[name, m]}")
+    for name, m in said
+    if m == masses[0]
+]
+ours = pd.DataFrame(rows, columns=literature.FINDINGS.columns)
+display(pd.concat([literature.FINDINGS, ours]).style.hide(axis="index"))
+
+# %% [markdown]
+# ### 7.2 Read the result
+#
+# Every number below is computed above.
+
+# %%
+strict = shifts[(shifts["p_holm"] < 0.05) & (shifts["mass"] == masses[0])]
+strict = strict.groupby("method", sort=False)["m"].agg(", ".join)
+again = agreement[agreement["second"].str.endswith(classes.AGAIN)]
+by_label = labels[(labels["comparison"] == "3 or more against 2") & (labels["mass"] == masses[0])]
+repeated = [f"{a.first} {a.same:.0%} of {a.n:,}" for a in again.itertuples()]
+seen = [f"{a.source} {a.shift:+.2f} (n = {a.n})" for a in by_label.dropna().itertuples()]
+found = "; ".join(f"m = {m} {method}" for method, m in strict.items())
+bullets = [
+    *(f"{q}, at fixed redshift: " + "; ".join(f"{m} {said[q, m]}" for m in masses)
+      for q in list(comparisons)[:2]),
+    f"Joined by row position with {lost} of {n:,} rows dropped, {position['found'][lost]:.0%} of "
+    f"{repeats:,} repeats find the shift of three or more arms (p < 0.05); a null result of "
+    f"such a join says nothing. By identifier its p is {trials['p'].iloc[0]:.1g}.",
+    f"Single classes that differ after Holm's correction ({masses[0]}): {found or 'none'}. The "
+    f"paper's m = 3 could have shown {power['detectable [dex]']['paper']['3']:.2f} dex, ours "
+    f"{power['detectable [dex]']['here'].get('3', np.nan):.2f} dex.",
+    f"The shift of three or more arms by source: {', '.join(seen)}. Asked twice, a source gives "
+    f"the same class: {', '.join(repeated)}. No classifier can be held to more.",
+]  # fmt: skip
+metrics = {"questions": first.reset_index(), "position": position.reset_index()}
+write_json(out / "metrics.json", metrics | {"agreement": agreement, "labelled": len(reference)})
+display(Markdown("\n".join(f"- {bullet}" for bullet in bullets)))
+
+# %% [markdown]
+# **Exercises**
+#
+# 1. Hold the axis ratio fixed as well: arms of inclined galaxies are harder to count. Does the
+#    shift of three or more arms stay?
+# 2. In 5.1, sort by mass and not by identifier before joining by position. Why does the signal
+#    survive then, and what would that say about a table sorted by a related column?

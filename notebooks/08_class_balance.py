@@ -22,9 +22,8 @@
 #
 # **Inputs**
 # - `01_sample_selection`: the galaxies of each class
-# - `sweeps/08_class_balance`: trainings on all and on down-sampled data as published, and for each
-#   way to balance the classes, all tested on the same galaxies
-# - `03_train_b0`, where that is the published training on down-sampled data
+# - `02_preprocessing`: the cache of their images
+# - `03_train_b0`: the settings of B0
 #
 # **Outputs**
 # - `balance.csv`: scores of every way, on its own validation galaxies and on the common ones
@@ -35,77 +34,69 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #
 # ### 1.1 Import packages
 #
-# Import the project's library. This notebook trains nothing: the runs that it gathers are named
-# under `sweeps` in the profile.
+# Import Keras, which builds and trains the networks, and the project's library.
 
 # %%
+import keras
 import pandas as pd
+import tensorflow as tf
 from IPython.display import Markdown, display
+from keras import layers
 
-from lib import evaluation, paper, paths, report, selection, sweeps
+from lib import evaluation, images, networks, paper, paths, report, selection, training
 from lib.figures import style
 from lib.figures import sweeps as figures
-from lib.schema import InputError
 
 style.use()
 
 # %% [markdown]
 # ### 1.2 Define parameters
 #
-# Change these to gather other runs.
+# Change these to try other ways. On several GPUs, `part` divides the trainings between runs of this
+# notebook.
 
 # %% tags=["parameters"]
 # Folder of the run; a relative path starts at the project root.
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "08_class_balance"
-# Folders of more trainings with the published protocol, below run_dir.
-published = []
-# Folders of the other runs below run_dir; None takes all in sweeps/08_class_balance.
-sweep = None
-# Most galaxies of one class in the down-sampled data, for Fig. 6; the paper has 300.
+# Ways that are compared: down-sampled, all data, class weights, balanced sampling, focal loss.
+options = ["down-sampled", "all data", "class weights", "focal loss"]
+# Folds of the sample, and those of them that are tested.
+folds = 3
+tested = [0]
+# Most galaxies of one class in the down-sampled data; the paper has 300.
 max_per_class = 100
+# Which part of the trainings this run does: k/n, or 1/1 for all.
+part = "1/1"
+# Go on when a class has no galaxy to train or validate on.
+allow_empty = False
 # Seed of the bootstrap.
 seed = 42
 
 # %% [markdown]
-# ### 1.3 Read the runs
+# ### 1.3 Open the data
 #
-# Read what each training left behind. Runs with a fold are tested on galaxies that were set aside
-# before anything was balanced; runs without are scored as published.
+# Take the sample, and the settings of B0 as notebook 03 has trained it.
 
 # %%
 out = paths.output_folder(run_dir, output)
-runs = [evaluation.read_run(folder) for folder in sweeps.folders(run_dir, output, sweep)]
-if not runs:
-    raise InputError(f"no runs in {run_dir}/sweeps/{output}: name them in the profile's sweeps")
-balanced = {
-    (run.settings["role"], evaluation.option(run)) for run in runs if run.protocol == "sound"
-}
-if missing := {role for role, _ in balanced} - {r for r, way in balanced if way == "down-sampled"}:
-    raise InputError(f"no runs with folds and down-sampled data for {missing}: others need them")
-as_published = [evaluation.read_run(paths.step_folder(run_dir, name)) for name in published]
-as_published += [run for run in runs if run.protocol == "published"]
-groups = evaluation.fold_groups(runs)
-
-# %% [markdown]
-# ### 1.4 List what is compared
-#
-# Name each way and how often it was trained. With the sound protocol `trainings` counts the parts of
-# the sample that were tested, each by a network that had not seen it.
-
-# %%
-listing = [
-    (g[0].settings["role"], evaluation.option(g[0]), g[0].protocol, len(g))
-    for g in [*groups, *([run] for run in as_published)]
-]
-columns = ["role", "option", "protocol", "trainings"]
-display(pd.DataFrame(listing, columns=columns).sort_values(columns, ignore_index=True))
+prepared = paths.step_folder(run_dir, "02_preprocessing")
+base = {"B0": training.settings_of(paths.step_folder(run_dir, "03_train_b0"))}
+cache = images.open_cache(prepared, base["B0"]["crop"], "grey")
+sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+sample = sample[cache.has(sample["galaxy_id"])]
+trainings = paths.resolve(run_dir) / "trainings"
+keras.utils.set_random_seed(base["B0"]["seed"])
+tf.config.experimental.enable_op_determinism()
 
 # %% [markdown]
 # ## 2 How unequal are the classes?
@@ -134,9 +125,117 @@ style.show(
 )
 
 # %% [markdown]
-# ## 3 As published
+# ## 3 The trainings
 #
-# ### 3.1 Compare F1 of all data and of down-sampled data
+# ### 3.1 Open the features of B0
+#
+# Build the frozen backbone once, and compute its features of every galaxy and of its augmented copies;
+# they are kept on disk and shared by all trainings.
+
+# %%
+
+
+def features(crop):
+    """Features of the frozen backbone on images of one size, kept on disk."""
+    backbone, _ = networks.backbone(base["B0"]["backbone"], crop, "grey", base["B0"]["weights"])
+    pooled = layers.GlobalAveragePooling2D()(backbone.output)
+    encoder = keras.Model(backbone.input, pooled, name=base["B0"]["backbone"])
+    copies = images.Copies(images.open_cache(prepared, crop, "grey"), base["B0"]["seed"])
+    store = training.FeatureStore(encoder, copies, paths.resolve(run_dir) / "features")
+    store.prepare(sample["galaxy_id"], base["B0"]["copies"])
+    return store
+
+
+# %% [markdown]
+# ### 3.2 Define the head of B0
+#
+# As in notebook 03: two dense layers on the features of the frozen backbone.
+
+
+# %%
+def head(width, n_classes, seed, loss):
+    """The head of B0, compiled, with the initial weights of a seed."""
+    keras.utils.set_random_seed(seed)
+    dense, classes = layers.Dense(1024, activation="relu"), layers.Dense(n_classes, "softmax")
+    model = keras.Sequential([keras.Input((width,)), dense, classes])
+    adam = keras.optimizers.Adam(base["B0"]["learning_rate"])
+    model.compile(adam, loss=loss, metrics=["accuracy"])
+    return model
+
+
+# %% [markdown]
+# ### 3.3 Define the ways
+#
+# Class weights scale the loss of a galaxy by $w_c = n / (k\,n_c)$ for a class of $n_c$ of $n$ galaxies
+# in $k$ classes; balanced sampling draws every class equally often; the focal loss is
+# $-(1 - p)^\gamma \ln p$ with $\gamma = 2$ (Lin et al. 2017). All three train on all data.
+
+# %%
+FOCAL = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=2.0)
+
+
+def train(option, **parts):
+    """Train B0 with one way to deal with unequal classes, and return its run."""
+    sampling = {"sampling": "down-sampled" if option == "down-sampled" else "all"}
+    chosen = {**sampling, "max_per_class": max_per_class, **parts}
+    assignment = selection.assign(
+        sample, **chosen, seed=base["B0"]["seed"], allow_empty=allow_empty
+    )
+    classes = training.check_assignment(assignment)
+    settings = base["B0"] | chosen | {"classes": list(classes), "balance": option}
+    settings |= {"protocol": "sound" if "fold" in parts else "published"}
+    if option == "balanced sampling":
+        settings |= {"order": option}
+    labels = assignment.loc[assignment["split"] == "train", "label"]
+    weights = training.class_weights(labels, classes) if option == "class weights" else None
+    loss = FOCAL if option == "focal loss" else "categorical_crossentropy"
+    model = head(store.width, len(classes), settings["seed"], loss)
+    return training.train(model, store.get, assignment, trainings, settings, class_weight=weights)
+
+
+# %% [markdown]
+# ### 3.4 Train
+#
+# As published, on all and on down-sampled data. Soundly, every way with each fold set aside; of the
+# rest 7 of 8 are trained on, since there the validation galaxies only choose the epoch.
+
+# %% tags=["trainings"]
+store = features(base["B0"]["crop"])
+wanted = [(option, {"validation_fraction": 0.3}) for option in ("down-sampled", "all data")]
+sound = {"validation_fraction": 0.125, "folds": folds}
+wanted += [(option, sound | {"fold": fold}) for fold in tested for option in options]
+trained = []
+for option, parts in training.part_of(wanted, part):
+    trained.append(train(option, **parts))
+    scores = evaluation.scores(trained[-1].confusion())
+    print(f"{option}, {trained[-1].protocol}: macro-F1 {scores['macro_f1']:.3f}", flush=True)
+
+# %% [markdown]
+# Divide them by protocol. Runs with a fold are tested on galaxies that were set aside before anything
+# was balanced; runs without are scored as published.
+
+# %%
+as_published = [run for run in trained if run.protocol == "published"]
+groups = evaluation.fold_groups(trained)
+
+# %% [markdown]
+# ### 3.5 List what is compared
+#
+# Name each way and how often it was trained. With the sound protocol `trainings` counts the parts of
+# the sample that were tested, each by a network that had not seen it.
+
+# %%
+listing = [
+    (g[0].settings["role"], evaluation.option(g[0]), g[0].protocol, len(g))
+    for g in [*groups, *([run] for run in as_published)]
+]
+columns = ["role", "option", "protocol", "trainings"]
+display(pd.DataFrame(listing, columns=columns).sort_values(columns, ignore_index=True))
+
+# %% [markdown]
+# ## 4 As published
+#
+# ### 4.1 Compare F1 of all data and of down-sampled data
 #
 # Set F1 of each class beside the paper's (left of Table 3). Both validation sets are parts of what
 # was trained with: the one of all data has the sky's frequencies, the other not, so that these F1
@@ -157,7 +256,7 @@ table_3["paper, change / %"] = pd.Series(paper.TABLE_3_F1_CHANGE)
 display(table_3.round(3))
 
 # %% [markdown]
-# ### 3.2 Carry both over to other frequencies
+# ### 4.2 Carry both over to other frequencies
 #
 # Show why the two columns cannot be compared: the same recalls, at the frequencies of all data and
 # at those of the down-sampled data, give different F1.
@@ -172,9 +271,9 @@ for run in as_published:
 display(pd.DataFrame(moved).round(3))
 
 # %% [markdown]
-# ## 4 On the same galaxies
+# ## 5 On the same galaxies
 #
-# ### 4.1 Score every way
+# ### 5.1 Score every way
 #
 # Score each way twice: on its own validation galaxies, which have also chosen the epoch (as
 # published), and on the common test galaxies, which had no part in anything (sound). Only the latter
@@ -197,14 +296,12 @@ index = ["role", "galaxies", "n", "option"]
 display(balance.assign(words=words).pivot(index=index, columns="metric", values="words"))
 
 # %% [markdown]
-# ### 4.2 Draw the scores
+# ### 5.2 Draw the scores
 #
 # Draw both. Accuracy rewards whoever names the large class; balanced accuracy and macro-F1 give each
 # class the same weight.
 
 # %%
-known = ["all data", "down-sampled", "class weights", "balanced sampling", "focal loss"]
-options = [name for name in known if name in set(balance["option"])]
 style.show(
     figures.balance_scores(balance, options),
     out / "balance.png",
@@ -214,7 +311,7 @@ style.show(
 )
 
 # %% [markdown]
-# ### 4.3 Look at each class
+# ### 5.3 Look at each class
 #
 # Compute the recall of each class on the common galaxies; unlike precision it does not depend on how
 # frequent the classes are.
@@ -240,7 +337,7 @@ style.show(
 )
 
 # %% [markdown]
-# ### 4.4 Test the ways against down-sampling
+# ### 5.4 Test the ways against down-sampling
 #
 # Count the common galaxies that only one of two networks gets right (McNemar's exact test), with
 # Holm's correction for several tests, and bootstrap the differences of the scores.
@@ -270,7 +367,7 @@ differences = pd.concat(differences, ignore_index=True)
 display(differences[["role", "option", "metric", "a", "b", "difference", "low", "high"]].round(3))
 
 # %% [markdown]
-# ## 5 Write the results
+# ## 6 Write the results
 #
 # Write the tables, and the scores on the common galaxies for the report of the whole run.
 
@@ -292,7 +389,7 @@ for (role, option), values in scores.groupby(level=["role", "option"]):
 report.write_json(out / "metrics.json", content)
 
 # %% [markdown]
-# ## 6 What was found
+# ## 7 What was found
 #
 # Sum up these runs and compare them with the paper.
 

@@ -27,12 +27,15 @@
 #
 # **Outputs**
 # - `model/`: the network as `.keras` and ONNX with a card, ready to be applied elsewhere
-# - `catalogue.parquet`, `.fits`, `.vot`: one row per cut-out
+# - `catalogue.parquet`, `.fits`, `.vot`: one row per cut-out (no `.vot` of very many)
 # - figures
 #
 # The same on any number of images, in parallel and on clusters, is `make predict`.
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
+
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
 
 # %% [markdown]
 # ## 1 Set-up
@@ -48,7 +51,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, recipes
+from lib import paths, weights
 from lib.figures import predict as figures
 from lib.figures import style
 from lib.images import central_crop, decode
@@ -68,10 +71,8 @@ style.use()
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "10_predict_survey"
-# Training step whose network is applied.
+# Training step whose network is applied, e.g. 12_beyond_the_paper/arm_counter.
 model = "03_train_b0"
-# Recipe that it must have been trained by (see notebook 03); None takes any.
-recipe = None
 # Folder, text file or table of cut-outs; None takes the galaxies that the selection left out.
 images = None
 # Folder that relative image paths start from.
@@ -95,7 +96,6 @@ if limit < 1 or shard_size < 1 or views not in package.VIEWS:
     raise InputError(f"limit = {limit}, shard_size = {shard_size}, views = {views}: see above")
 out = paths.output_folder(run_dir, output)
 run_folder = paths.step_folder(run_dir, model)
-recipes.require(recipe, run_folder)
 
 # %% [markdown]
 # ## 2 The network
@@ -147,12 +147,32 @@ planned = survey.read_plan(plan)
 print(f"{planned['galaxies']:,} images in {planned['shards']} shards")
 
 # %% [markdown]
+# ### 3.3 Know which of them were learnt from
+#
+# Count those whose votes the weights at the start have learnt from, where these are listed: what the
+# network says of them is no test of it.
+
+# %%
+start_weights = exported.card["initial_weights"]["source"]
+if start_weights == "votes":
+    origin, learnt = weights.learnt_from(exported.card["backbone"])
+    asked = pd.read_parquet(out / survey.LIST, columns=["galaxy_id"])["galaxy_id"].astype("str")
+    known = asked.isin(learnt.astype("str")).sum()
+    display(
+        Markdown(
+            f"{known:,} of {len(asked):,} galaxies have the identifier of one of the {len(learnt):,} "
+            f"galaxies of {origin!r} that {exported.card['backbone']} has learnt from. "
+            + exported.card["seen"].get("note", "")
+        )
+    )
+
+# %% [markdown]
 # ## 4 The catalogue
 #
 # ### 4.1 Predict
 #
 # Read, crop and bin each image as for the training, run the network, calibrate, and write the
-# catalogue in three formats. An image that cannot be read costs its own row only.
+# catalogue. An image that cannot be read costs its own row only.
 
 # %%
 start = time.perf_counter()

@@ -26,16 +26,20 @@
 #
 # **Inputs**
 # - none for the training: `lib.surveys.mock` draws the galaxies
-# - for the comparison, `01_sample_selection` and `02_preprocessing` of the runs that are there
+# - for the comparison, `01_sample_selection` and `02_preprocessing` of this run and of those that
+#   `compare_runs` names; no other is read
 #
 # **Outputs**
 # - `data/weights/<network>-<channels>ch.safetensors`: the backbone in half precision
 # - `data/weights/<network>-<channels>ch.json`: its card, with how it was made
 # - `curve.csv`: scores on held-out simulations while it learnt, and figures
-# - `probes.csv`, `gains.csv`, `gains_over_random.csv`: what the weights buy, on simulated and on real
-#   galaxies
+# - `probes.csv`, `gains.csv`, `gains_over_random.csv`: what the weights buy on each run's galaxies
+# - `runs.json`: which runs these are
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
+
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
 
 # %% [markdown]
 # ## 1 Set-up
@@ -45,6 +49,8 @@
 # Import the project's library; `lib.pretraining` simulates and trains.
 
 # %%
+import json
+
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -53,7 +59,6 @@ from lib.figures import pretraining as figures
 from lib.figures import style
 from lib.models import Network
 from lib.schema import ARM_CLASSES
-from lib.training import Protocol
 
 style.use()
 
@@ -97,15 +102,12 @@ learning_rate = 2e-3
 average = 0.99
 # Seed of the simulations, of the first weights and of the folds.
 seed = 0
-# Runs whose galaxies the features are compared on; those that are not there are left out.
-compare_runs = ["runs/mock", "runs/challenge"]
+# Further runs whose galaxies the features are compared on, beside those of this run; all must be done.
+compare_runs = []
+# Galaxies of a run that ArmNet has learnt from: refuse or leave out.
+overlap = "refuse"
 # Weights of an EfficientNetB0 (whole images, grey) to compare with, as `lib.weights` names them.
 b0_weights = ["none"]
-# How each role of the paper is trained in the comparison; one that is left out is not trained.
-roles = {
-    "B0": {"epochs": 50, "learning_rate": 1e-3, "feature_views": 5},
-    "V2M": {"epochs": 8, "learning_rate": 2e-4},
-}
 
 # %% [markdown]
 # ### 1.3 Check the parameters
@@ -193,13 +195,11 @@ style.show(
 #
 # ### 4.1 Choose what to compare
 #
-# For each run that is there, take all galaxies of its sample. A linear classifier is to learn from
-# classical numbers (Fourier amplitudes of the arms, asymmetry, concentration, colour), from features
-# of untrained networks, from those of the pre-trained one, and from those of ArmNet, which went on
-# learning from votes for real galaxies outside the samples (notebook 12).
+# A linear classifier is to learn from classical numbers (Fourier amplitudes of the arms, asymmetry,
+# concentration, colour), from features of untrained networks, from those of the pre-trained one, and
+# from those of ArmNet, which went on learning from votes for real galaxies (notebook 12).
 
 # %%
-runs = [r for r in compare_runs if paths.resolve(f"{r}/02_preprocessing/receipt.json").exists()]
 polar = {"crop": size, "view": "polar", "colour": "rgb" if channels == 3 else "grey"}
 networks = {
     f"random {backbone}": Network("B0", backbone, **polar),
@@ -208,38 +208,35 @@ networks = {
 } | {f"EfficientNetB0, {w}": Network("B0", "EfficientNetB0", w, 96, "grey") for w in b0_weights}
 
 # %% [markdown]
-# ### 4.2 Cross-validate linear classifiers
+# ### 4.2 Choose on which galaxies
+#
+# Take all galaxies of the sample of this run and of the runs that are named, except those whose votes
+# ArmNet has learnt from.
+
+# %%
+seen, left_out = {}, {}
+for run in dict.fromkeys([run_dir, *compare_runs]):
+    table = paths.step_folder(run, "01_sample_selection") / "sample.parquet"
+    sample = pd.read_parquet(table)
+    judged, seen[run] = weights.unseen(
+        sample, "votes", "ArmNet", channels=channels, overlap=overlap
+    )
+    left_out[run] = sorted(set(sample["galaxy_id"]) - set(judged["galaxy_id"]))
+    display(Markdown(f"**{run}**, survey {seen[run]['survey']}: {seen[run]['note']}"))
+(out / "runs.json").write_text(json.dumps(seen, indent=1) + "\n")
+
+# %% [markdown]
+# ### 4.3 Cross-validate linear classifiers
 #
 # Predict every galaxy by a logistic regression that was trained on the other four fifths; the
 # strength of its penalty is chosen inside them (protocol `sound`).
 
 # %%
 best = f"pre-trained {backbone}"
-found = {r: probe.compare(r, networks, binning=binning, join=best, seed=seed) for r in runs}
-
-# %% [markdown]
-# ### 4.3 Train whole networks
-#
-# On the same folds, train the network in both roles of the paper, with random and with pre-trained
-# weights: as B0, frozen under the paper's head, and as V2M, with all its weights. At most 300
-# galaxies of a class are trained on, as published; the epoch is chosen on an eighth of them, never on
-# the galaxies that are scored (protocol `sound`). A backbone that starts at random is trained with
-# BatchNorm in training mode, since it has no statistics yet.
-
-# %%
-starts = {"random": "none", "pre-trained": "mock"}
-for run in runs:
-    for role, rules in roles.items():
-        for name, source in starts.items():
-            trainable = "all" if role == "V2M" else "frozen"
-            network = Network(role, backbone, weights=source, trainable=trainable, **polar)
-            batch_norm = "train" if (role, source) == ("V2M", "none") else "inference"
-            protocol = Protocol(name="sound", batch_norm=batch_norm, seed=seed, **rules)
-            folder = out / "trainings" / run.replace("/", "_") / f"{role}_{name}"
-            found[run][f"{name} {backbone}, as {role}"] = probe.train_by_fold(
-                run, network, protocol, folder, seed=seed
-            )
-            print(f"{run}: {name} {backbone}, as {role}", flush=True)
+found = {
+    run: probe.compare(run, networks, binning=binning, join=best, leave_out=ids, seed=seed)
+    for run, ids in left_out.items()
+}
 
 # %% [markdown]
 # ### 4.4 Compare
@@ -277,33 +274,32 @@ display(paired.unstack().swaplevel(axis=1)[wanted].round(3))
 # %% [markdown]
 # ### 4.7 Measure the gain over random weights
 #
-# Do the same for each way of using the network, pre-trained against random.
+# Do the same for the network itself, pre-trained against random.
 
 # %%
-over_random = {}
-for run, tables in found.items():
-    for use in ["", *(f", as {role}" for role in roles)]:
-        pair = {f"{name}{use}": tables[f"{name} {backbone}{use}"] for name in starts}
-        gain = probe.gains(pair, f"random{use}", ARM_CLASSES).droplevel("method")
-        over_random[run, use.removeprefix(", ") or "linear classifier"] = gain
-over_random = pd.concat(over_random, names=["run", "use", "score"])
+pairs = {
+    run: {name: tables[f"{name} {backbone}"] for name in ("random", "pre-trained")}
+    for run, tables in found.items()
+}
+over_random = pd.concat(
+    {run: probe.gains(pair, "random", ARM_CLASSES) for run, pair in pairs.items()}
+)
 over_random.to_csv(out / "gains_over_random.csv")
 display(over_random.unstack().swaplevel(axis=1)[wanted].round(3))
 
 # %% [markdown]
 # ### 4.8 Draw the scores
 #
-# Each bar is a method; a network whose bar ends left of the classical one has learnt nothing that
-# Fourier amplitudes do not know.
+# Each point is a method; a network that lies left of the classical one has learnt nothing that Fourier
+# amplitudes do not know.
 
 # %%
 style.show(
     figures.probes(scores),
     out / "probes.png",
     "Macro-F1 and balanced accuracy on all galaxies of each run's sample, five-fold cross-validated, "
-    "with 95 % intervals: linear classifiers on the features of each method, and networks trained in "
-    f"the paper's two roles. Weights: {backbone} pre-trained on {curve['galaxies'].max():,} simulated "
-    "galaxies.",
+    "with 95 % intervals: linear classifiers on the features of each method. Weights: "
+    f"{backbone} pre-trained on {curve['galaxies'].max():,} simulated galaxies.",
 )
 
 # %% [markdown]
@@ -330,7 +326,7 @@ display(
 # Say so for each run, with its own numbers.
 
 # %%
-for run in runs:
+for run in found:
     at = scores["value"][run].unstack()["macro_f1"].round(3)
     gain = gains.loc[run].xs("macro_f1", level=-1).round(3)
     lines = [

@@ -59,6 +59,7 @@ def test_the_recipe_votes_trains_in_03_and_is_applied_by_10_s_export(smoke, tmp_
     trained = json.loads((run / "model.json").read_text())
     assert (trained["recipe"], trained["backbone"]) == ("votes", "ArmNet")
     assert trained["initial_weights"]["card"]["source"] == "votes"
+    assert trained["seen"]["survey"] == "mock" and trained["seen"]["checked"]
     assert "armnet-3ch.safetensors" in receipts.read(run)["inputs"]
     recipes.require("votes", run)
     card = package.export(run, tmp_path / "model").card

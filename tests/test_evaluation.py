@@ -88,6 +88,13 @@ def test_never_predicted_and_empty_classes_by_hand():
     assert report["recall"].to_list()[:2] == [0.5, 1.0]
     assert report.loc[["3", "4"], ["precision", "recall", "f1"]].isna().all(axis=None)
     assert ev.scores(matrix)["balanced_accuracy"] == 0.75
+    # A class without galaxies does not count, however often it is predicted.
+    wrong = ev.confusion(["1", "1", "2"], ["1", "3", "2"], ("1", "2", "3", "4"))
+    assert ev.scores(wrong)["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert ev.score_intervals(wrong).loc["macro_f1", "value"] == pytest.approx((2 / 3 + 1) / 2)
+    assert ev.scores(wrong)["macro_f1"] == pytest.approx(
+        metrics.f1_score(["1", "1", "2"], ["1", "3", "2"], labels=["1", "2"], average="macro")
+    )
     # A class that has galaxies but is never predicted counts with F1 = 0.
     never = ev.confusion(["1", "2"], ["1", "1"], ("1", "2"))
     assert ev.class_report(never).loc["2", "f1"] == 0
@@ -411,6 +418,15 @@ def test_cross_validation_summary_by_hand():
     assert summary["high"] - summary["mean"] == pytest.approx(t * summary["se"])
     with pytest.raises(InputError, match="at least two folds"):
         ev.cross_validation_summary([0.8], 0.25)
+
+
+def test_intervals_of_scores_stay_between_0_and_1():
+    near_one = ev.cross_validation_summary([0.99, 0.9], 0.25)
+    assert 0 < near_one["low"] < near_one["mean"] and near_one["high"] == 1
+    assert ev.cross_validation_summary([0.02, 0.1], 0.25)["low"] == 0
+    difference = ev.cross_validation_summary([0.1, -0.1], 0.25, least=-1.0)
+    assert difference["low"] == -difference["high"] and -1 <= difference["low"] < 0
+    assert ev.seed_spread([0.95, 0.05])["low"] == 0 and ev.seed_spread([0.95, 0.05])["high"] == 1
 
 
 def test_seed_spread_by_hand():
@@ -770,8 +786,10 @@ def test_fold_optimism_by_hand():
     row = found.loc["accuracy"]
     assert row["validation"] == pytest.approx(0.9) and row["test"] == pytest.approx(0.6)
     assert row["optimism"] == pytest.approx(np.mean(values))
+    # Student's half-width for two folds is 1.42, of which scores allow what lies from -1 to 1.
     half = stats.t.isf(0.025, 1) * np.sqrt((1 / 2 + 110 / 55) * np.var(values, ddof=1))
-    assert row["high"] - row["optimism"] == pytest.approx(half)
+    assert half > 1.3 and row[["low", "high"]].tolist() == [-1, 1]
+    assert row["sd"] == pytest.approx(np.std(values, ddof=1))
     assert row["folds"] == "2 folds" and not row["told_from_0"]
     single = ev.fold_optimism(runs[:1])
     assert single["low"].isna().all() and single["told_from_0"].isna().all()
@@ -789,6 +807,161 @@ def test_runs_are_grouped_by_everything_but_the_fold():
     assert ev.option(sweep_run("a", single.predictions, sampling="all")) == "all data"
     assert ev.paper_column(single) == "B0 down-sampled"
     assert ev.paper_column(weighted[0]) is None
+
+
+def full_settings(**changed):
+    """Settings as a training writes them; `changed` may name nested ones with dots."""
+    settings = {
+        **{"role": "B0", "backbone": "PolarNet", "weights": "mock", "crop": 72, "colour": "rgb"},
+        **{"view": "polar", "trainable": "frozen", "dense_units": 1024, "activation": "relu"},
+        **{"amplitudes": False, "input_scale": 1 / 255, "protocol": "sound", "replicas": 1},
+        "training": {
+            **{"name": "sound", "epochs": 50, "batch_size": 16, "learning_rate": 1e-4},
+            **{"patience": 30, "balance": "none", "feature_views": 5, "view_seed": None},
+            **{"head": "gradient", "seed": 42, "augmentation": {"rotation": 90}},
+        },
+        **{"classes": list(ARM_CLASSES), "recipe": "published", "merge": "none"},
+        **{"merge_order": "after split", "sampling": "down-sampled", "choose": "first"},
+        **{"max_per_class": 300, "validation_fraction": 0.3, "fold": 0, "folds": 5},
+        **{"split_seed": 42, "image_cache_sha256": "c", "assignment_sha256": "a"},
+        "initial_weights": {"source": "mock", "sha256": "w", "backbone_sha256": "b"},
+        **{"best_epoch": 3, "epochs_run": 40, "decision": None, "weights_sha256": "x"},
+        "parameters": {"total": 5},
+    }
+    for name, value in changed.items():
+        *path, last = name.split(".")
+        inner = settings
+        for part in path:
+            inner = inner[part]
+        inner[last] = value
+    return settings
+
+
+def trained(name="run", **changed):
+    return ev.Run(name, full_settings(**changed), table(["1"], ["1"], "test"), pd.DataFrame(), None)
+
+
+OUTCOMES = {
+    **{"assignment_sha256": "other", "best_epoch": 9, "epochs_run": 50, "decision": [0.0, 1.0]},
+    **{"weights_sha256": "y", "parameters": {"total": 6}, "initial_weights.backbone_sha256": "d"},
+}
+
+
+def leaves(settings, prefix=""):
+    for name, value in settings.items():
+        if isinstance(value, dict) and prefix + name != "parameters":
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [row for row in leaves(full_settings()) if row[0] not in {*OUTCOMES, "fold"}]
+)
+def test_no_two_trainings_that_differ_in_one_setting_are_averaged(name, value):
+    """Each setting in turn: none may be forgotten; a new one is in the key by itself."""
+    value = value + 1 if type(value) in (int, float) else "another"
+    groups = ev.fold_groups([trained(), trained("other", **{name: value, "fold": 1})])
+    assert [len(group) for group in groups] == [1, 1]
+    follows = {"training.view_seed"} if name == "training.seed" else set()
+    assert ev.differing([trained(), trained(**{name: value})]).keys() == {name} | follows
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_what_came_of_a_training_does_not_tell_trainings_apart(name):
+    groups = ev.fold_groups([trained(), trained("b", **{name: OUTCOMES[name], "fold": 1})])
+    assert [len(group) for group in groups] == [2]
+
+
+def test_a_parameter_that_is_yet_to_come_tells_trainings_apart():
+    groups = ev.fold_groups([trained(), trained("b", **{"training.warm_up": 5, "fold": 1})])
+    assert [len(group) for group in groups] == [1, 1]
+
+
+def test_the_same_training_is_known_in_other_words():
+    plain = trained(**{"training.feature_views": None})
+    cached = trained(**{"training.feature_views": 50, "training.view_seed": 42})
+    assert not ev.differing([plain, cached])
+    fewer = trained(**{"training.feature_views": 49})
+    assert list(ev.differing([plain, fewer])) == ["training.feature_views"]
+    drawn = {"training.balance": "balanced sampling"}  # where galaxies come again in an epoch
+    runs = [trained(**drawn, **{"training.feature_views": n}) for n in (None, 50)]
+    assert list(ev.differing(runs)) == ["training.feature_views"]
+
+
+def test_seeds_are_averaged_and_nothing_else():
+    runs = [trained(f"s{seed}", fold=None, **{"training.seed": seed}) for seed in (1, 2, 3)]
+    assert (ev.seed_sampling(runs)["seeds"] == 3).all()
+    # A view_seed that is said is the seed that None stands for.
+    runs[1].settings["training"]["view_seed"] = 1
+    assert (ev.seed_sampling(runs)["seeds"] == 3).all()
+    runs[2].settings["dense_units"] = 64
+    assert (ev.seed_sampling(runs)["seeds"] == 2).all()
+    runs[1].settings["training"]["learning_rate"] = 0.1
+    assert ev.seed_sampling(runs).empty
+
+
+def test_sizes_with_other_trainings_have_no_common_mean():
+    runs = [
+        trained(f"{crop}-{seed}", fold=None, crop=crop, **{"training.seed": seed})
+        for crop in (32, 64)
+        for seed in (1, 2)
+    ]
+    assert ev.size_spread(runs)["n"].tolist() == [2, 2]
+    runs[3].settings["max_per_class"] = 100
+    with pytest.raises(InputError, match="runs of B0 differ in max_per_class beside crop and seed"):
+        ev.size_spread(runs)
+
+
+def test_groups_that_would_be_called_alike_are_told_apart():
+    label = names(simulate(200)[0])
+    wide = fold_runs(label, [label], dense_units=1024)
+    narrow = fold_runs(label, [label], dense_units=64)
+    other = fold_runs(label, [label], role="V2M")
+    groups = ev.fold_groups([*wide, *narrow, *other])
+    expected = [
+        "B0, 3 folds (dense_units = 1024)",
+        "B0, 3 folds (dense_units = 64)",
+        "V2M, 3 folds",
+    ]
+    assert ev.group_names(groups) == expected
+    assert [run.name for run in ev.pool_groups(groups)] == expected
+    other = fold_runs(label, [label], backbone="ArmNet", recipe="votes", dense_units=128)
+    groups = ev.fold_groups([*fold_runs(label, [label], recipe="published"), *other])
+    expected = ["B0, 3 folds (recipe = published)", "B0, 3 folds (recipe = votes)"]
+    assert ev.group_names(groups) == expected  # one setting is enough
+    shifted = [ev.Run(r.name, r.settings, wide[0].predictions, r.history, None) for r in wide]
+    with pytest.raises(InputError, match="is tested by two folds"):
+        ev.pool(shifted)
+
+
+def test_the_probability_of_the_predicted_class_is_not_the_largest_where_offsets_decide():
+    shown = pd.DataFrame(
+        [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], columns=["p_2", "p_5plus", "p_unclear"]
+    )
+    decided = ev.decide(shown.to_numpy(), np.log([0.9, 0.05, 0.05]))
+    shown["predicted"] = np.array(["2", "5+", "?"])[decided]
+    assert shown["predicted"].tolist() == ["5+", "?"]
+    np.testing.assert_allclose(ev.predicted_probability(shown), [0.2, 0.6])
+    with pytest.raises(InputError, match="class 3 is predicted"):
+        ev.predicted_probability(shown.assign(predicted="3"))
+
+
+def test_reliability_is_that_of_the_class_predicted():
+    p = np.array([[0.7, 0.3], [0.7, 0.3], [0.2, 0.8]])
+    found = ev.reliability(p, np.array([1, 0, 1]), 10, predicted=np.array([1, 1, 1]))
+    np.testing.assert_allclose(found["confidence"], [0.3, 0.8])
+    np.testing.assert_allclose(found["accuracy"], [0.5, 1])
+
+
+def test_sound_scores_are_of_the_training_whatever_part_of_the_sample_it_has():
+    """A published run and folds divide the sample otherwise, by need; else they must not differ."""
+    label, _, predicted = simulate(300)
+    run = sweep_run("p", table(names(label), names(label)), dense_units=1024)
+    folds = fold_runs(names(label), [names(predicted)], dense_units=1024, validation_fraction=0.125)
+    narrow = fold_runs(names(label), [names(predicted)], dense_units=64, validation_fraction=0.125)
+    assert (ev.protocols(run, narrow)["sound_from"] == "not available").all()
+    assert (ev.protocols(run, folds)["sound_from"] == "cross-validation, 3 folds").all()
 
 
 def test_sound_scores_come_from_the_folds_of_the_same_training():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,11 +11,11 @@ from skimage.transform import resize
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from lib.explain import gallery, maps, pixels
+from lib.code import closure
+from lib.explain import gallery, maps, pixels, subject
 from lib.explain.maps import Explainer, MapSettings
 from lib.explain.subject import check_parameters
 from lib.figures import explain as figures
-from lib.paths import project_root
 from lib.polar import PolarView
 from lib.schema import InputError
 
@@ -221,9 +219,6 @@ def test_nan_maps_are_caught(method, images):
 def test_cache_is_read_back_and_keyed_by_code_weights_and_image(images, tmp_path, monkeypatch):
     explainer = Explainer(symmetric_model())
     ids, targets = [587722981742084144, 587722981742084145, 3], np.array([0, 1, 0])
-    code = tmp_path / "code.py"
-    code.write_text("mistake = True")
-    monkeypatch.setattr(maps, "SOURCES", (code,))
 
     def read_or_make(images):
         return maps.cached_maps(explainer, "gradient", images, targets, ids, tmp_path)
@@ -237,15 +232,16 @@ def test_cache_is_read_back_and_keyed_by_code_weights_and_image(images, tmp_path
     changed = images.copy()
     changed[1] *= 0.5
     assert read_or_make(changed)[1] == 1
-    code.write_text("mistake = False")
+    monkeypatch.setattr(maps, "closure_hash", lambda file: "mended")
     assert read_or_make(images)[1] == 3
     explainer.model.layers[-1].set_weights([np.ones((2, 2)), np.zeros(2)])
     assert read_or_make(images)[1] == 3
 
 
-def test_cached_maps_rest_on_the_code_that_makes_them():
-    names = {Path(file).relative_to(project_root()).as_posix() for file in maps.SOURCES}
-    assert {"lib/explain/maps.py", "lib/polar.py"} <= names
+def test_cached_maps_and_scores_rest_on_the_code_that_makes_them():
+    assert {"lib/explain/maps.py", "lib/polar.py"} <= closure(maps.__file__).keys()
+    scores = {f"lib/explain/{name}.py" for name in ("subject", "faithfulness", "sanity", "maps")}
+    assert scores <= closure(subject.__file__).keys()
 
 
 def test_feature_maps_are_the_layers_activations(images):
@@ -297,6 +293,18 @@ def test_top_scoring_keeps_ids_and_explains_empty_cells():
     assert wrong["probability"].tolist() == [0.7, 0.8]
     with pytest.raises(InputError, match="no galaxy of split 'test'"):
         gallery.top_scoring(predictions(), ("1", "2"), correct=True, split="test")
+
+
+def test_the_surest_galaxies_are_those_of_the_class_predicted():
+    """A decision with offsets may name the class that is not the most probable one."""
+    shown = predictions().assign(predicted="2")
+    right = gallery.top_scoring(shown, ("1", "2"), correct=True, count=1)
+    wrong = gallery.top_scoring(shown, ("1", "2"), correct=False, count=1)
+    assert right["probability"].dropna().tolist() == [0.2]
+    assert wrong["probability"].dropna().tolist() == [0.7]
+    assert wrong["galaxy_id"].dropna().tolist() == [587722981742084146]
+    asked = gallery.by_id(shown, [587722981742084145, 587722981742084148])
+    assert asked["probability"].tolist() == [0.1, 0.8]
 
 
 def test_her_galaxy_is_found_by_id_or_named_as_missing():

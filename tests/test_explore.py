@@ -56,6 +56,16 @@ def test_disagreement_is_the_distance_of_the_probabilities(table):
     np.testing.assert_allclose(table["probability_B0"], [1, 0.8, 0.6, 0.9, 1])
 
 
+def test_the_probability_is_that_of_the_class_predicted():
+    """Offsets of the decision may name another class than the most probable one."""
+    decided = predictions(FIRST).assign(predicted=["1", "1", "1", "2", "2"])
+    sample = pd.DataFrame({"galaxy_id": IDS})
+    sample[list(RHO_COLUMNS)] = 0.5
+    found = explore.galaxies(sample, {"B0": decided, "V2M": predictions(SECOND)})
+    np.testing.assert_allclose(found["probability_B0"], [1, 0.2, 0.4, 0.1, 1])
+    np.testing.assert_allclose(found["probability_V2M"], [1, 0.8, 0.5, 0.9, 1])
+
+
 def test_networks_with_other_classes_are_refused():
     other = predictions(SECOND).drop(columns="p_5plus")
     with pytest.raises(InputError, match="the same merge of classes"):
@@ -171,6 +181,7 @@ def lab(smoke, tmp_path):
     server.wait(60)
 
 
+@pytest.mark.slow
 @pytest.mark.chain
 def test_widgets_filter_galaxies_in_jupyterlab(lab):
     chromium = open_browser()

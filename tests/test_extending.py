@@ -80,7 +80,10 @@ def test_a_backbone_is_added(root, monkeypatch):
     made = Explainer(model, MapSettings(smooth_samples=1)).maps("Grad-CAM++", pixels, [0, 1])
     assert made.shape == (2, 64, 64)
     profile = load_profile(root, blocks("Add a backbone", "yaml")[0], "wider")
-    models.Network("B0", profile.overrides["03_train_b0"]["backbone"])
+    told = profiles.default_parameters("03_train_b0") | profile.overrides["03_train_b0"]
+    names = ("backbone", "weights", "crop", "colour", "view")
+    wider = models.Network("B0", **{name: told[name] for name in names})
+    assert models.build(wider, n_classes=6, seed=1)[0].output_shape == (None, 6)
 
 
 def test_an_experiment_is_a_profile(root):

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, chain
 from PIL import Image
 
 from lib import images, receipts, steps
@@ -411,6 +411,20 @@ def test_two_runs_of_one_step_do_not_share_a_folder(checkout, monkeypatch):
     run.wait(LIMIT)
 
 
+def test_a_second_run_of_a_profile_is_refused_and_one_of_another_is_not(checkout):
+    run = start_chain(checkout, "epoch")
+    kernel = wait_until_reached(checkout, run)
+    again = chain(checkout, "mock")
+    assert again.returncode == 1 and "another run of profile mock is under way" in again.stderr
+    content = {"description": "a test", "steps": ["01_sample_selection"]}
+    (checkout / "notebooks" / "profiles" / "other.yaml").write_text(yaml.safe_dump(content))
+    other = chain(checkout, "other")
+    assert other.returncode == 0, other.stdout + other.stderr
+    assert receipts.verify(checkout / "runs" / "other" / "01_sample_selection") == []
+    assert run.poll() is None and kernel.is_running()
+    kill(run, "chain", kernel)
+
+
 @pytest.fixture
 def training_checkout(tmp_path):
     """Notebook 03 with 64 galaxies to train on, noise with a bar of a class's own brightness."""
@@ -531,3 +545,22 @@ def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(training_
     assert history[0]["loss"].nunique() > 0.8 * epochs, "nothing was trained: this proves nothing"
     for name in ("predictions.parquet", "metrics.json", "validation_probabilities.npy"):
         assert receipts.sha256(straight / name) == receipts.sha256(folder / name), name
+
+
+@pytest.mark.parametrize(
+    ("begin", "stop_at"),
+    [(train, ""), (train, "between"), (start_chain, "")],
+    ids=["a step", "a step whose kernel is killed", "the chain"],
+)
+def test_a_training_leaves_nothing_in_the_temporary_folder(
+    training_checkout, monkeypatch, begin, stop_at
+):
+    """TensorFlow writes there what it makes of Python functions, and removes that at its end."""
+    root = training_checkout
+    write_profile(root, {"steps": ["03_train_b0"], "03_train_b0": TRAINING})
+    shutil.copy(ROOT / "Snakefile", root)
+    temporary = root / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    assert begin(root, stop_at).wait(LIMIT) == bool(stop_at), (root / "printed.txt").read_text()
+    assert not list(temporary.iterdir())

@@ -5,10 +5,11 @@ import re
 
 import jupytext
 import nbformat
+import papermill
 import pytest
 from conftest import ROOT
 
-from lib import profiles, rendering, sweeps
+from lib import paths, profiles, receipts, sweeps
 
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -106,7 +107,9 @@ def test_the_training_notebooks_differ_in_their_role_and_parameters_only():
 
 def test_rendered_notebooks_were_run_without_errors(source):
     rendered = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    assert rendering.was_run(rendered), "run make docs"
+    assert all(c.execution_count is not None for c in code(rendered)), "run make docs"
+    line = code(rendered)[0].outputs[0]["data"]["text/markdown"]
+    assert re.match(r"\*\*(REAL|SIMULATED) galaxies\*\*.* · profile `\w+`.* · run time \d+", line)
     assert not [o for c in code(rendered) for o in c.outputs if o.output_type == "error"]
     assert source.with_suffix(".ipynb").stat().st_size < 2_000_000
 
@@ -117,13 +120,43 @@ def test_profiles_are_valid(name):
     assert profile.description and set(profile.steps).isdisjoint(profile.skipped)
 
 
-def test_every_notebook_default_is_the_mock_profile_but_for_networks_and_sizes():
-    """The defaults of 03 and 04 are the paper's networks, the embedded run's the bundled one.
+def test_every_notebook_default_is_the_mock_profile():
+    """But for the sweeps, which are gathered from where the profile has put them."""
+    for step, changed in profiles.load("mock").overrides.items():
+        assert set(changed) <= {sweeps.PARAMETER}, step
 
-    Its cache holds whole images, for the sweep over sizes, and its maps are scored on few galaxies.
-    """
-    overrides = profiles.load("mock").overrides
-    changed = {step: set(names) - {sweeps.PARAMETER} for step, names in overrides.items()}
-    expected = ["02_preprocessing", "03_train_b0", "04_train_v2m", "05_explainability"]
-    assert [step for step, names in changed.items() if names] == expected
-    assert changed["02_preprocessing"] == {"crop"}
+
+def test_by_hand_the_results_of_the_chain_stay(tmp_path, monkeypatch):
+    """A notebook reads what the chain has made, and writes elsewhere."""
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
+    monkeypatch.delenv("SPIRAL_ARMS_OUTPUT", raising=False)
+    made = tmp_path / "runs" / "mock" / "02_preprocessing"
+    made.mkdir(parents=True)
+    assert paths.step_folder("runs/mock", "02_preprocessing") == made
+    out = paths.output_folder("runs/mock", "02_preprocessing")
+    assert out == tmp_path / "runs" / "lab" / "02_preprocessing" and out.is_dir()
+    monkeypatch.setenv("SPIRAL_ARMS_OUTPUT", str(tmp_path / "staging"))
+    assert paths.output_folder("runs/mock", "02_preprocessing") == tmp_path / "staging"
+
+
+@pytest.mark.chain
+def test_a_notebook_run_by_hand_leaves_the_chain_as_it_was(smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(smoke[1].parent.parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    nbformat.write(jupytext.read(FOLDER / "01_sample_selection.py"), tmp_path / "in.ipynb")
+    changed = {"run_dir": "runs/smoke", "data_dir": "runs/smoke/00_mock_survey", "seed": 7}
+    changed["allow_empty"] = True
+    papermill.execute_notebook(
+        tmp_path / "in.ipynb", tmp_path / "out.ipynb", changed, kernel_name="python3"
+    )
+    assert (smoke[1].with_name("lab") / "01_sample_selection" / "sample.parquet").is_file()
+    assert receipts.verify(smoke[1] / "01_sample_selection") == []
+
+
+def test_the_paper_s_networks_are_those_of_profile_gz2():
+    """Sec. 3: EfficientNetB0 and V2-M at 224 px, Adam at 1e-4; its figures show 50 epochs."""
+    gz2 = profiles.load("gz2").overrides
+    for step, backbone in (("03_train_b0", "EfficientNetB0"), ("04_train_v2m", "EfficientNetV2M")):
+        told = profiles.default_parameters(step) | gz2[step]
+        assert (told["backbone"], told["crop"], told["view"]) == (backbone, 224, "sky")
+        assert (told["learning_rate"], told["epochs"], told["batch_size"]) == (1e-4, 50, 16)

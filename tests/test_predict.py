@@ -9,8 +9,6 @@ from dataclasses import replace
 import exported as made
 import keras
 import numpy as np
-import onnx
-import onnxruntime
 import pandas as pd
 import pytest
 import scipy.special
@@ -23,7 +21,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from lib import images, models, recipes
-from lib.predict import catalogue, engine, inputs, onnx_export, package, survey
+from lib.predict import catalogue, engine, inputs, package, survey
 from lib.predict.__main__ import main
 from lib.schema import InputError
 
@@ -89,7 +87,7 @@ def test_onnx_gives_what_keras_gives(run, model):
 def test_real_networks_are_exported_alike(network, tmp_path):
     trained, _ = models.build(network, 6, seed=1)
     trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
+    engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     shape = (8, *trained.input.shape[1:])
     pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4") * network.input_scale
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
@@ -97,30 +95,6 @@ def test_real_networks_are_exported_alike(network, tmp_path):
     small = 3e-4 if network.amplitudes else 1e-5  # logarithms of amplitudes near zero
     np.testing.assert_allclose(features, inner(pixels).numpy(), rtol=1e-3, atol=small)
     np.testing.assert_allclose(probabilities, trained(pixels).numpy(), atol=1e-4)
-
-
-def test_gates_leave_images_in_the_layout_of_convolutions(tmp_path):
-    network = models.Network("B0", "EfficientNetB0", crop=64, colour="grey")
-    trained, _ = models.build(network, 6, seed=1)
-    trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
-    written = onnx.load(tmp_path / "model.onnx")
-    onnx.checker.check_model(written, full_check=True)
-    assert sum(node.op_type == "Resize" for node in written.graph.node) == 16  # one per block
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options)
-    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
-    turned = {name for node in nodes if node.op_type == "ReorderOutput" for name in node.output}
-    products = [node for node in nodes if node.op_type == "Mul"]
-    assert products and not any(turned & set(node.input) for node in products)
-
-    pixels = np.random.default_rng(1).uniform(0, 1, (5, 64, 64, 1)).astype("f4")
-    for n in (1, 5):  # the number of images stays free
-        (found,) = session.run(["probabilities"], {"pixels": pixels[:n]})
-        np.testing.assert_allclose(found, trained(pixels[:n]).numpy(), atol=1e-5)
 
 
 def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
@@ -134,7 +108,7 @@ def test_a_new_mean_and_scale_of_each_channel_come_along(tmp_path):
     features = keras.layers.GlobalAveragePooling2D(name="features")(x)
     trained = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(features))
     trained.save(tmp_path / "model.keras")
-    onnx_export.write(tmp_path / "model.keras", tmp_path / "model.onnx")
+    engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     images = np.random.default_rng(1).uniform(0, 1, (4, 16, 16, 1)).astype("f4")
     found, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(images)
     expected = keras.Model(pixels, features)(images).numpy()
@@ -251,6 +225,10 @@ def test_a_recipe_decides_in_the_catalogue_as_in_the_training(model):
     recipe = replace(model, card={**model.card, "decision": offsets})
     table = catalogue.table(listed, ["", ""], distance, p, recipe, 1)
     assert table["predicted"].to_pylist() == ["2", "2"]
+    described = {c.name: c.description for c in catalogue.columns(recipe.card, "int")}
+    assert "less the offset of its class" in described["predicted"]
+    described = {c.name: c.description for c in catalogue.columns(model.card, "int")}
+    assert described["predicted"] == "arm class with the highest probability"
     assert "less the offset of its class" in package.describe(recipe.card)
     assert "largest probability is predicted" in package.describe(model.card)
 
@@ -289,6 +267,17 @@ def test_formats_agree_and_say_what_columns_mean(predicted, model):
     infos = votable.parse(folder / "catalogue.vot").resources[0].infos
     assert {i.name: i.value for i in infos}["WEIGHTS"] == model.card["weights_sha256"]
     assert Table.read(folder / "catalogue.parquet").meta["VIEWS"] == 1
+
+
+def test_a_votable_is_written_of_few_galaxies_only(predicted, monkeypatch):
+    """It has to fit into memory; Parquet and FITS are written shard by shard."""
+    votable_file = predicted.parent / "catalogue.vot"
+    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 59)
+    survey.gather(predicted)
+    assert not votable_file.exists() and len(Table.read(predicted.parent / "catalogue.fits")) == 60
+    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 60)
+    survey.gather(predicted)
+    assert len(Table.read(votable_file)) == 60
 
 
 def test_a_bad_image_costs_one_row(run, model, predicted, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from scipy import special
 
 from lib import paths, pretraining, profiles
+from lib.code import closure_hash
 from lib.pretraining import Curriculum, Settings
 from lib.schema import InputError
 
@@ -97,7 +98,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         pretraining.pretrain(TINY, tmp_path / "stopped")
-    assert not (tmp_path / "stopped" / "backbone.weights.h5").exists()
+    (state,) = (tmp_path / "stopped").rglob("state.npz")
+    assert not state.with_name("backbone.weights.h5").exists()
     monkeypatch.setattr(pretraining, "_save", save)
     resumed, again = pretraining.pretrain(TINY, tmp_path / "stopped")
     for a, b in zip(backbone.get_weights(), again.get_weights(), strict=True):
@@ -113,7 +115,8 @@ def voted(n=40, seed=0):
     counts = np.zeros((n, 37), np.float32)
     counts[:, 0] = np.arange(n)
     counts[:, pretraining.ARMS] = 20 * np.eye(6)[np.arange(n) % 6]
-    return pretraining.Voted(replace(TINY, seed=seed, weights="none"), images, counts)
+    settings = replace(TINY, seed=seed, weights="none")
+    return pretraining.Voted(settings, 100 + np.arange(n), images, counts)
 
 
 def test_held_out_galaxies_are_never_shown():
@@ -149,8 +152,40 @@ def test_a_finished_training_is_not_begun_again(tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("change", ["ids", "images", "counts"])
+def test_a_finished_training_of_other_galaxies_is_not_taken(change, tmp_path, monkeypatch):
+    """As many of them, with the same settings, are not the same galaxies."""
+    monkeypatch.setattr(pretraining, "build", small_network)
+    source = voted()
+    pretraining.pretrain(source.settings, tmp_path, source)
+    other = replace(source, **{change: getattr(source, change)[::-1].copy()})
+    monkeypatch.setattr(pretraining, "_step", None)
+    pretraining.pretrain(source.settings, tmp_path, voted())
+    with pytest.raises(TypeError):  # it would train
+        pretraining.pretrain(source.settings, tmp_path, other)
+
+
+def test_the_state_of_other_galaxies_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "SAVE_EVERY", 1)
+    monkeypatch.setattr(pretraining, "build", small_network)
+    monkeypatch.setattr(pretraining, "_finished", lambda *_: False)
+    save, source = pretraining._save, voted()
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "_save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretraining.pretrain(source.settings, tmp_path, source)
+    with pytest.raises(InputError, match="other settings or galaxies"):
+        pretraining.pretrain(source.settings, tmp_path, replace(source, ids=source.ids + 1))
+
+
 def test_the_state_of_another_run_is_refused(tmp_path):
-    np.savez(tmp_path / "state.npz", settings="{}", chunk=1, curve="[]")
+    folder = tmp_path / closure_hash(pretraining.__file__)
+    folder.mkdir()
+    np.savez(folder / "state.npz", settings="{}", chunk=1, curve="[]")
     with pytest.raises(InputError, match="other settings"):
         pretraining.pretrain(TINY, tmp_path)
 

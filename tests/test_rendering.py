@@ -1,12 +1,14 @@
 """Rendered notebooks: the reviewed source with the outputs of a run, and nothing else."""
 
 import json
+import os
 import shutil
 
 import jupytext
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_output
+from tornado.web import HTTPError
 
 from lib import profiles, rendering
 from lib.paths import project_root
@@ -22,6 +24,15 @@ rows = 3
 # %%
 print(rows)
 """
+
+
+RECEIPT = {
+    "outputs": {},
+    "inputs": {"notebook": ""},
+    "parameters": {"n_galaxies": 1800},
+    "wall_seconds": 65.0,
+    "git": {"commit": "0123456789"},
+}
 
 
 @pytest.fixture
@@ -53,9 +64,30 @@ def test_outputs_come_from_the_run_and_code_from_the_source(pair):
     nbformat.validate(notebook)
 
 
-def test_without_a_run_there_are_no_outputs(pair):
-    notebook = rendering.render(pair[0], None)
-    assert not [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+def test_a_reader_sees_the_parameters_that_made_the_outputs(pair):
+    source, executed = pair
+    notebook = rendering.render(source, executed, "**SIMULATED galaxies**")
+    line, values = (output["data"]["text/markdown"] for output in notebook.cells[1].outputs)
+    assert line == "**SIMULATED galaxies**"
+    assert values.splitlines()[1:] == ["```python", "rows = 4", "```"]
+
+
+def test_jupyterlab_opens_the_pair_with_what_only_the_run_knows(pair):
+    """It refuses a pair whose .ipynb is the newer file and has other cells than the .py."""
+    source, executed = pair
+    source.write_text(
+        "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n" + SOURCE
+    )
+    rendered = rendering.render(source, executed, "made by")
+    nbformat.write(rendered, source.with_suffix(".ipynb"))
+    os.utime(source, (0, 0))
+    contents = jupytext.TextFileContentsManager(root_dir=str(source.parent))
+    opened = contents.get("01_a.ipynb")["content"]
+    assert opened.cells[1].outputs == rendered.cells[1].outputs
+    rendered.cells.insert(1, new_code_cell("rows = 4"))
+    nbformat.write(rendered, source.with_suffix(".ipynb"))
+    with pytest.raises(HTTPError, match="rows = 4"):
+        contents.get("01_a.ipynb")
 
 
 def test_a_run_of_another_version_is_refused(pair):
@@ -78,33 +110,71 @@ def project(pair, tmp_path, monkeypatch):
     step = tmp_path / "runs" / "other" / "01_a"
     step.mkdir(parents=True)
     shutil.move(executed, step / "01_a.ipynb")
-    (step / "receipt.json").write_text(json.dumps({"outputs": {}, "git": {"commit": "0123"}}))
+    (step / "receipt.json").write_text(json.dumps(RECEIPT))
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
     return folder, step
 
 
-def test_another_profile_is_taken_where_the_first_has_not_the_step(project):
+LINE = "**SIMULATED galaxies**: 1,800 · profile `other` (the other run) · run time 65 s · commit "
+
+
+def test_a_run_of_it_is_taken(project):
     folder, step = project
-    notebook = rendering.render_from(profiles.load("mock"), folder / "01_a.py")
-    assert notebook.cells[-1].execution_count == 3 and rendering.was_run(notebook) is False
-    origin = {"profile": "other", "description": "the other run", "commit": "0123"}
-    assert notebook.metadata[rendering.ORIGIN] == origin
+    notebook, origin = rendering.render_from_runs(folder / "01_a.py")
+    assert notebook.cells[-1].execution_count == 3
+    assert notebook.cells[1].outputs[0]["data"]["text/markdown"] == LINE + "0123456"
+    assert origin == "profile other"
 
 
-def test_a_step_of_the_profile_must_have_been_run(project):
-    with pytest.raises(InputError, match="02_b.ipynb is missing: make run PROFILE=mock"):
-        rendering.render_from(profiles.load("mock"), project[0] / "02_b.py")
+def test_real_galaxies_come_first_and_stale_runs_do_not_count(project):
+    folder, step = project
+    source = folder / "01_a.py"
+    shutil.copytree(step, step.parent.parent / "real" / "01_a")
+    text = "description: d\nsteps: [01_a, 03_c]\n03_c: {survey: gz2}\n"
+    (folder / "profiles" / "real.yaml").write_text(text)
+    (folder / "03_c.py").write_text(SOURCE.replace("rows = 3", 'survey = "mock"'))
+    assert rendering.render_from_runs(source)[1] == "profile real"
+    stale = step.parent.parent / "real" / "01_a" / "01_a.ipynb"
+    stale.write_text(stale.read_text().replace("rows = 3", "rows = 5"))
+    assert rendering.render_from_runs(source)[1] == "profile other"
 
 
 def test_outputs_are_kept_where_no_run_is_here(project):
     folder, step = project
     source = folder / "01_a.py"
-    nbformat.write(
-        rendering.render_from(profiles.load("mock"), source), source.with_suffix(".ipynb")
-    )
+    before, _ = rendering.render_from_runs(source)
+    nbformat.write(before, source.with_suffix(".ipynb"))
     shutil.rmtree(step)
-    kept = rendering.render_from(profiles.load("mock"), source)
-    assert kept.cells[-1].outputs and kept.metadata[rendering.ORIGIN]["profile"] == "other"
+    kept, origin = rendering.render_from_runs(source)
+    assert kept.cells == before.cells and origin.startswith("what is there")
     source.write_text(SOURCE.replace("rows = 3", "rows = 5"))
-    stale = rendering.render_from(profiles.load("mock"), source)
-    assert not stale.cells[-1].outputs and rendering.ORIGIN not in stale.metadata
+    stale, _ = rendering.render_from_runs(source)
+    assert not [o for c in stale.cells for o in c.get("outputs", ())]
+
+
+def test_the_line_names_data_networks_and_weights(project):
+    """Of a step that reads two trainings of a survey of real galaxies."""
+    folder, step = project
+    (folder / "01_a.py").write_text(SOURCE.replace("rows = 3", 'rows = 3\nsurvey = "mock"'))
+    (folder / "profiles" / "other.yaml").write_text(
+        "description: d\nsteps: [01_a, 02_b, 03_c]\nall: {survey: gz2}\n"
+    )
+    for name, role, weights in (("02_b", "B0", "mock"), ("03_c", "V2M", "imagenet")):
+        (folder / f"{name}.py").write_text(SOURCE)
+        (step.parent / name).mkdir()
+        card = {"role": role, "backbone": "PolarNet", "weights": weights}
+        (step.parent / name / "model.json").write_text(json.dumps(card))
+    receipt = {**RECEIPT, "inputs": {"02_b": "", "03_c": ""}, "parameters": {}, "wall_seconds": 600}
+    (step / "receipt.json").write_text(json.dumps(receipt))
+    sample = step.parent / "01_sample_selection"
+    sample.mkdir()
+    rows = {"rows": {"sample.parquet": 1226}}
+    (sample / "receipt.json").write_text(json.dumps(RECEIPT | rows))
+    assert rendering.made_by(profiles.load("other"), "01_a").split(" · ") == [
+        "**REAL galaxies**: 1,226 in the sample",
+        "profile `other` (d)",
+        "B0: PolarNet (weights: bundled)",
+        "V2M: PolarNet (weights: imagenet)",
+        "run time 10 min",
+        "commit 0123456",
+    ]

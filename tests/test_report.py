@@ -8,8 +8,7 @@ import pytest
 from test_evaluation import write_run
 
 from lib import evaluation as ev
-from lib import receipts, report
-from lib.figures import style
+from lib import report
 from lib.schema import InputError
 
 
@@ -23,8 +22,6 @@ def run_dir(tmp_path):
     step.mkdir()
     ev.compare_with_paper(run).to_csv(step / "comparison.csv", index=False)
     report.write_json(step / "report.json", {"runs": {"03_train_b0": {"p": np.float64(0.25)}}})
-    figure = style.plt.figure()
-    style.show(figure, step / "table_3.png", "What is [drawn] here.")
     (folder / "04_train_v2m.partial").mkdir()
     return folder
 
@@ -52,44 +49,39 @@ def test_rows_of_a_table_are_named_by_their_texts_where_these_tell_them_apart():
     assert report.flatten({"t": same}) == {"t.0.n": 5.0, "t.1.n": 7.0}
 
 
-def test_numbers_per_class_are_left_out_only_where_the_comparison_has_them(run_dir):
-    step = run_dir / "06_stellar_mass"
-    step.mkdir()
-    (step / "metrics.json").write_text('{"masses": {"classes": {"2": {"mean": 10.5}}}}')
-    numbers = report.numbers(report.write(run_dir))
-    assert numbers["06_stellar_mass.masses.classes.2.mean"] == 10.5
-    assert not numbers.index.str.startswith("03_train_b0.validation.classes").any()
-
-
-def test_report_gathers_numbers_figures_and_comparison(run_dir):
+def test_report_gathers_numbers_and_comparison(run_dir):
     gathered = report.write(run_dir)
     assert list(gathered["steps"]) == ["03_train_b0", report.COMPARISON]
-    numbers = report.numbers(gathered)
-    assert numbers.to_dict() == {
+    assert report.flatten(gathered["steps"]) == {
         "03_train_b0.validation.n": 339,
         "03_train_b0.validation.scores.accuracy": 0.5,
+        "03_train_b0.validation.classes.1.f1": 0.1,
         f"{report.COMPARISON}.runs.03_train_b0.p": 0.25,
     }
     assert gathered == json.loads((run_dir / "report.json").read_text())
-    (figure,) = gathered["steps"][report.COMPARISON]["figures"]
-    assert figure == {"file": "09_model_comparison/table_3.png", "caption": "What is [drawn] here."}
     page = (run_dir / "report.md").read_text()
-    assert "![What is (drawn) here.](09_model_comparison/table_3.png)" in page
     table = report.beside_paper(gathered)
     cell = table[(table["m"] == "2") & (table["metric"] == "recall")].iloc[0]
     assert cell["paper"] == "0.856" and cell["inside"] in ("yes", "no")
     assert f"| 2 | recall | {cell['n']} | {cell['ours']} | {cell['interval']} | 0.856 |" in page
 
 
-def test_runs_are_printed_beside_each_other(run_dir, tmp_path, capsys):
+def test_what_is_undefined_stays_empty():
+    row = {"run": "r", "protocol": "sound", "label": "all", "metric": "m", "n": 5, "ours": 0.5}
+    row |= {"low": None, "high": None, "paper": None, "inside": None}
+    shown = report.beside_paper({"comparison": [row]}).iloc[0]
+    assert shown.to_list() == ["r", "sound", "all", "m", 5, "0.500", "", "", ""]
+
+
+def test_the_page_of_each_run_is_printed(run_dir, tmp_path, capsys):
     other = tmp_path / "smoke"
     write_run(other / "03_train_b0", seed=1)
     (other / "03_train_b0" / "metrics.json").write_text('{"validation": {"n": 12}}')
     assert report.main([str(run_dir), str(other)]) == 0
     printed = capsys.readouterr().out
-    line = next(x for x in printed.splitlines() if x.startswith("03_train_b0.validation.n"))
-    assert line.split()[1:] == ["339", "12"]
-    assert "mock: beside the paper's Table 3" in printed
+    assert "| 03_train_b0.validation.n | 339 |" in printed
+    assert "| 03_train_b0.validation.n | 12 |" in printed
+    assert printed.count("Beside the paper's Table 3") == 1
 
 
 @pytest.mark.parametrize("content", [None, "{"])
@@ -102,11 +94,3 @@ def test_missing_and_damaged_runs_are_refused(tmp_path, content, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "report.md").exists()
-
-
-def test_a_figure_leads_to_the_receipt_of_its_step(run_dir):
-    step = run_dir / report.COMPARISON
-    receipts.write(step, {"step": report.COMPARISON})
-    report.write(run_dir)
-    page = (run_dir / "report.md").read_text()
-    assert "*What is [drawn] here.* [receipt](09_model_comparison/receipt.json)" in page

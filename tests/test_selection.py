@@ -307,15 +307,17 @@ def test_random_is_seeded_and_spread_over_the_catalogue():
     choose=st.sampled_from(["first", "random"]),
     sampling=st.sampled_from(["all", "down-sampled"]),
     merge=st.sampled_from(list(MERGES)),
+    order=st.sampled_from(selection.MERGE_ORDERS),
     fraction=st.sampled_from([0.1, 0.3, 0.5]),
     seed=st.integers(0, 2**31),
 )
-def test_every_galaxy_has_one_place(counts, limit, choose, sampling, merge, fraction, seed):
+def test_every_galaxy_has_one_place(counts, limit, choose, sampling, merge, order, fraction, seed):
     labels = [m for m, n in zip(ARM_CLASSES, counts, strict=True) for _ in range(n)]
     sample = pd.DataFrame({"galaxy_id": range(len(labels)), "label": labels})
     assigned = selection.assign(
         sample,
         merge=merge,
+        merge_order=order,
         sampling=sampling,
         max_per_class=limit,
         choose=choose,
@@ -324,7 +326,8 @@ def test_every_galaxy_has_one_place(counts, limit, choose, sampling, merge, frac
     )
     assert assigned["galaxy_id"].tolist() == sample["galaxy_id"].tolist()
     assert assigned["label"].tolist() == [MERGES[merge].get(m, m) for m in labels]
-    for _, own in assigned.groupby("label"):
+    before = order == "before split"
+    for _, own in assigned.groupby(assigned["label"] if before else pd.Series(labels)):
         used = len(own) if sampling == "all" else min(len(own), limit)
         assert (own["split"] == "rest").sum() == len(own) - used
         assert (own["split"] == "validation").sum() == int(np.ceil(fraction * used))
@@ -374,6 +377,39 @@ def test_a_class_too_small_for_the_folds_is_refused_or_never_tested():
     assert (assigned["split"] == "test").sum() == 6
 
 
+@pytest.mark.parametrize(
+    ("order", "validated", "trained"),
+    [("after split", 9 + 10, 19 + 21), ("before split", 18, 41)],
+)
+def test_classes_are_merged_after_or_before_the_split(order, validated, trained):
+    """28 and 31 galaxies: ceil(.3 x 28) + ceil(.3 x 31) = 19, but ceil(.3 x 59) = 18."""
+    assigned = selection.assign(paper_sample(), merge="4+5+", merge_order=order)
+    own = assigned.loc[assigned["label"] == "4+5+", "split"].value_counts()
+    assert own.to_dict() == {"train": trained, "validation": validated}
+    if order == "after split":  # every galaxy is where it is without the merge
+        apart = selection.assign(paper_sample())
+        assert assigned["split"].equals(apart["split"])
+        assert 7 / validated == pytest.approx(0.37, abs=0.005)
+
+
+def test_both_parts_of_a_merged_class_are_down_sampled_alone_after_the_split():
+    used = {
+        order: (selection.assign(paper_sample(), merge="3+4", merge_order=order)
+                .query("label == '3+4' and split != 'rest'").shape[0])
+        for order in selection.MERGE_ORDERS
+    }  # fmt: skip
+    assert used == {"after split": 298 + 28, "before split": 300}
+
+
+def test_a_merged_class_needs_two_galaxies_of_one_part_after_the_split():
+    labels = [*"112233??", "4", "5+"]
+    sample = pd.DataFrame({"galaxy_id": range(len(labels)), "label": labels})
+    with pytest.raises(InputError, match=r"class 4\+5\+ has 1 .*before the split"):
+        selection.assign(sample, merge="4+5+")
+    assigned = selection.assign(sample, merge="4+5+", merge_order="before split")
+    assert sorted(assigned["split"].tail(2)) == ["train", "validation"]
+
+
 def test_some_classes_only():
     assigned = selection.assign(paper_sample(), classes=["2", "3"])
     assert sizes(assigned, "train") == [0, 210, 208, 0, 0, 0]
@@ -398,6 +434,7 @@ def test_empty_class_is_refused_unless_allowed():
     [
         ({"sampling": "none"}, "unknown sampling 'none'"),
         ({"choose": "last"}, "unknown choose 'last'"),
+        ({"merge_order": "never"}, "unknown merge_order 'never'"),
         ({"max_per_class": 1}, "max_per_class is 1"),
         ({"validation_fraction": 0.0}, "validation_fraction is 0.0"),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),

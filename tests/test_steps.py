@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import time
 import psutil
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, chain
 
-from lib import profiles, receipts, steps, sweeps
+from lib import code, profiles, receipts, steps, sweeps
 from lib.schema import InputError
 
 NOTEBOOK = """# ---
@@ -59,6 +60,12 @@ if trouble == "kill" and not (out / "killed.csv").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if trouble == "sleep":
     time.sleep(60)
+if trouble == "thread":
+    import threading
+    threading.Thread(target=time.sleep, args=(600,)).start()
+if trouble == "exit":
+    import atexit
+    atexit.register(time.sleep, 600)
 """
 
 
@@ -199,6 +206,23 @@ def test_a_step_leaves_results_receipt_and_notebook(checkout, capsys):
 
 
 @pytest.mark.chain
+def test_a_receipt_has_the_memory_of_its_own_kernel(checkout):
+    """Not that of the process which started it, which its children inherit."""
+    program = "large = b'1' * 10**9; del large; from lib import steps; steps.run('01_first', {})"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    receipt = receipts.read(checkout / "runs" / "mock" / "01_first")
+    assert 50 < receipt["peak_memory_mb"] < 700
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("trouble", ["thread", "exit"])
+def test_a_kernel_that_does_not_end_by_itself_is_ended(checkout, trouble):
+    start = time.time()
+    folder = steps.run("01_first", {"trouble": trouble})
+    assert receipts.verify(folder) == [] and time.time() - start < 100
+
+
+@pytest.mark.chain
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
@@ -219,7 +243,7 @@ def test_trouble_is_told_and_leaves_earlier_results(checkout, trouble, message):
 
 
 @pytest.mark.chain
-def test_a_killed_step_finds_what_it_had_saved_and_others_do_not(checkout, capsys):
+def test_a_killed_step_finds_what_it_had_saved_and_others_do_not(checkout, capsys, monkeypatch):
     with pytest.raises(steps.StepError, match="kernel died"):
         steps.run("01_first", {"trouble": "kill"}, label="01")
     steps.run("01_first", {"trouble": "kill"}, label="01")
@@ -230,7 +254,10 @@ def test_a_killed_step_finds_what_it_had_saved_and_others_do_not(checkout, capsy
     source.write_text(source.read_text() + "\n# a new version of the notebook\n")
     with pytest.raises(steps.StepError):
         steps.run("02_second", {"trouble": "kill"}, label="02")
-    assert capsys.readouterr().out.count("02 | already there: []") == 2
+    monkeypatch.setattr(code, "closure", lambda notebook: {"lib/paths.py": "mended"})
+    with pytest.raises(steps.StepError):
+        steps.run("02_second", {"trouble": "kill"}, label="02")
+    assert capsys.readouterr().out.count("02 | already there: []") == 3
 
 
 @pytest.mark.chain
@@ -303,6 +330,56 @@ def test_the_survey_folder_is_checked_before_the_chain_starts(capsys):
     assert steps.main(["chain", "--profile", "challenge", "--data", "no/such/folder"]) == 1
     message = capsys.readouterr().err
     assert "no/such/folder" in message and "DATA=" in message
+
+
+AWKWARD = """it's {a} "b" $(touch x) #c"""
+
+
+@pytest.mark.chain
+def test_a_folder_of_data_may_have_any_name(checkout):
+    source = checkout / "notebooks" / "01_first.py"
+    step = "01_sample_selection"
+    text = source.read_text().replace("01_first", step)
+    text = text.replace("# how many rows", 'data_dir = ""\n# how many rows')
+    source.with_name(f"{step}.py").write_text(text)
+    write_profile(checkout, "mock", {"steps": [step]})
+    shutil.copy(ROOT / "Snakefile", checkout)
+    data = checkout / AWKWARD
+    data.mkdir()
+    (data / "table.csv").write_text("a")
+    done = chain(checkout, "mock", "--data", str(data))
+    assert done.returncode == 0, done.stdout + done.stderr
+    receipt = receipts.read(checkout / "runs" / "mock" / step)
+    assert receipt["parameters"]["data_dir"] == str(data)
+    assert receipt["inputs"]["table.csv"] == receipts.sha256(data / "table.csv")
+    assert not list(checkout.rglob("x"))
+
+
+def test_make_hands_paths_over_as_they_are(tmp_path):
+    echo = tmp_path / "python"
+    echo.write_text("#!/bin/sh\nfor word; do printf '%s\\n' \"$word\"; done\n")
+    echo.chmod(0o755)
+    make = ["make", "--silent", "--old-file=.venv/.ready", f"BIN={tmp_path}"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+
+    def words(*arguments, **variables):
+        return subprocess.run(
+            [*make, *arguments],
+            cwd=ROOT,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+
+    for target in ("run", "data"):
+        assert AWKWARD in words(target, f"DATA={AWKWARD}") and AWKWARD in words(
+            target, DATA=AWKWARD
+        )
+        assert "--data" not in words(target)
+    paths = {name: f"{name} of {AWKWARD}" for name in ("MODEL", "IMAGES", "OUT")}
+    assert set(paths.values()) <= set(words("predict", *(f"{k}={v}" for k, v in paths.items())))
+    assert not (ROOT / "x").exists()
 
 
 @pytest.mark.chain

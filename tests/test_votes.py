@@ -69,8 +69,9 @@ def test_a_fold_s_head_has_not_seen_its_galaxies():
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 6), n=st.integers(5, 60))
 def test_what_is_chosen_by_is_scikit_learn_s_macro_f1_and_balanced_accuracy(seed, classes, n):
     label, decided = np.random.default_rng(seed).integers(0, classes, (2, n))
-    expected = metrics.f1_score(label, decided, average="macro", zero_division=0)
-    recall = metrics.recall_score(label, decided, labels=np.unique(label), average="macro")
+    own = {"labels": np.unique(label), "average": "macro"}
+    expected = metrics.f1_score(label, decided, **own, zero_division=0)
+    recall = metrics.recall_score(label, decided, **own)
     assert votes._merit(label, decided) == pytest.approx(expected + recall)
 
 
@@ -87,6 +88,27 @@ def test_merged_classes_have_the_votes_of_both():
     np.testing.assert_allclose(found, [[0.5, 0.5]])
     found = votes.fractions(sample, ("1", "2", "3", "4", "5+", "?"))
     np.testing.assert_allclose(found, [[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
+
+
+def test_of_equal_choices_the_strongest_penalty_and_the_simplest_decision_is_taken(monkeypatch):
+    features, fractions, _ = galaxies()
+    monkeypatch.setattr(votes, "_merit", lambda label, decided: 1.0)
+    head = votes.fit(features, fractions)
+    assert (head.strength, head.power) == (min(votes.STRENGTHS), 0)
+    offsets = votes.fit_decision(fractions, fractions.argmax(axis=1), fractions.mean(axis=0))
+    assert (offsets == 0).all()
+
+
+def test_a_fitted_decision_finds_the_rare_class():
+    """Probabilities that are right, of a rare class which the most probable one hardly ever is."""
+    rng = np.random.default_rng(4)
+    p = rng.dirichlet([9, 0.6, 0.6], 3000)
+    label = (p.cumsum(axis=1) < rng.random((3000, 1))).sum(axis=1)
+    frequencies = np.bincount(label) / len(label)
+    offsets = votes.fit_decision(p[:1500], label[:1500], frequencies)
+    plain, rare = p[1500:].argmax(axis=1), evaluation.decide(p[1500:], offsets)
+    scores = [metrics.balanced_accuracy_score(label[1500:], d) for d in (plain, rare)]
+    assert scores[1] > scores[0] + 0.05
 
 
 def test_missing_fractions_are_refused():
@@ -120,3 +142,14 @@ def test_too_few_galaxies_and_impossible_coverages_are_refused():
         conformal.threshold(np.ones((5, 2)) / 2, np.zeros(5, int))
     with pytest.raises(InputError, match="coverage = 1"):
         conformal.threshold(np.ones((50, 2)) / 2, np.zeros(50, int), 1)
+
+
+def test_coverage_of_each_class_by_hand():
+    label = ["1"] * 8 + ["2"] * 2
+    in_set = [True] * 8 + [True, False]
+    found = conformal.by_class(in_set, label, [1] * 8 + [3, 3], ("1", "2", "3"))
+    assert found["galaxies"].tolist() == [8, 2, 0, 10]
+    np.testing.assert_allclose(found["coverage"], [1, 0.5, np.nan, 0.9])
+    np.testing.assert_allclose(found["set_size"], [1, 3, np.nan, 1.4])
+    low, high = evaluation.wilson(1, 2)
+    np.testing.assert_allclose(found.loc["2", ["low", "high"]], [low, high])

@@ -45,11 +45,17 @@ from lib.evaluation.probabilities import (
     reliability,
 )
 from lib.evaluation.runs import (
+    OUTCOMES,
     Run,
+    differing,
+    first_repeat,
     fold_groups,
     folds_name,
+    group_names,
     option,
     pool,
+    pool_groups,
+    predicted_probability,
     read_run,
 )
 from lib.evaluation.sound import (
@@ -70,6 +76,7 @@ from lib.evaluation.spread import (
 )
 
 __all__ = [
+    "OUTCOMES",
     "CELLS",
     "SCORES",
     "Run",
@@ -92,11 +99,14 @@ __all__ = [
     "cross_validate",
     "cross_validation_summary",
     "decide",
+    "differing",
     "epoch_optimism",
+    "first_repeat",
     "fit_temperature",
     "fold_groups",
     "fold_optimism",
     "folds_name",
+    "group_names",
     "holm",
     "matrix_scores",
     "mcnemar",
@@ -106,6 +116,8 @@ __all__ = [
     "paired_bootstrap",
     "paper_column",
     "pool",
+    "pool_groups",
+    "predicted_probability",
     "protocols",
     "read_run",
     "reliability",

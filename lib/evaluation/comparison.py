@@ -22,7 +22,7 @@ from lib.evaluation.matrix import (
     overall_intervals,
     score_intervals,
 )
-from lib.evaluation.runs import Run, balance
+from lib.evaluation.runs import Run, option
 from lib.schema import InputError
 
 
@@ -224,7 +224,8 @@ def paper_column(run: Run) -> str | None:
     """Column of the paper's Table 3 that a run repeats; None for what the paper does not have."""
     sampling = {"all": "all data"}.get(run.settings.get("sampling"), "down-sampled")
     column = f"{run.settings['role']} {sampling}"
-    plain = run.settings.get("merge", "none") == "none" and balance(run) == "none"
+    plain = run.settings.get("merge", "none") == "none"
+    plain = plain and option(run) in ("all data", "down-sampled")
     return column if plain and column in paper.TABLE_3_COLUMNS else None
 
 

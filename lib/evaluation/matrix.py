@@ -99,11 +99,13 @@ def _cells(matrices: np.ndarray) -> dict[str, np.ndarray]:
 def matrix_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, balanced accuracy, macro-F1 of confusion matrices, shape (..., k, k) -> (...).
 
-    The means leave out classes without galaxies (and, for F1, without predictions), as
-    scikit-learn does.
+    The means are over the classes that have galaxies, whatever is predicted: they are the same for
+    all methods on the same galaxies. (scikit-learn also counts F1 = 0 for a class without galaxies,
+    as soon as a method predicts it once.)
     """
     tp = np.diagonal(matrices, axis1=-2, axis2=-1)
     cells = _cells(matrices)
+    cells["f1"] = np.where(matrices.sum(axis=-1) > 0, cells["f1"], np.nan)
     return {
         "accuracy": tp.sum(axis=-1) / matrices.sum(axis=(-2, -1)),
         "balanced_accuracy": np.nanmean(cells["recall"], axis=-1),
@@ -314,7 +316,7 @@ def overall_intervals(report: pd.DataFrame, level: float) -> pd.DataFrame:
     right, n = report["tp"].sum(), report["support"].sum()
     rows = {"accuracy": (right / n, *map(float, wilson(right, n, level)))}
     for metric, cell in (("balanced_accuracy", "recall"), ("macro_f1", "f1")):
-        table = cells.xs(cell, level="metric").dropna()
+        table = cells.xs(cell, level="metric")[report["support"] > 0]
         mean = table["value"].mean()
         below, above = (
             np.sqrt(((table["value"] - table[bound]) ** 2).sum()) / len(table)

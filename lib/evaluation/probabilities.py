@@ -6,12 +6,18 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from lib.evaluation.matrix import class_index, wilson
+from lib.evaluation.matrix import wilson
 from lib.evaluation.runs import Run
 from lib.schema import InputError
 
 
-def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) -> pd.DataFrame:
+def reliability(
+    probabilities: np.ndarray,
+    label: np.ndarray,
+    bins: int = 10,
+    *,
+    predicted: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Reliability diagram of the predicted class.
 
     Parameters
@@ -21,7 +27,9 @@ def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) ->
     label : ndarray
         int, shape (n,): index of the true class.
     bins : int
-        Equal bins of confidence, the highest probability.
+        Equal bins of confidence, the probability of the predicted class.
+    predicted : ndarray, optional
+        int, shape (n,): index of the predicted class; the most probable one by default.
 
     Returns
     -------
@@ -29,8 +37,9 @@ def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) ->
         Occupied bins: ``confidence`` (mean), ``accuracy``, ``low``, ``high`` (Wilson), ``n``.
     """
     check_probabilities(probabilities, label)
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == label
+    predicted = probabilities.argmax(axis=1) if predicted is None else predicted
+    confidence = probabilities[np.arange(len(label)), predicted]
+    right = predicted == label
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     table = (
         pd.DataFrame({"bin": index, "confidence": confidence, "right": right})
@@ -42,13 +51,20 @@ def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) ->
     return table[["confidence", "accuracy", "low", "high", "n"]]
 
 
-def calibration(probabilities: np.ndarray, label: np.ndarray, bins: int = 10) -> dict[str, float]:
+def calibration(
+    probabilities: np.ndarray,
+    label: np.ndarray,
+    bins: int = 10,
+    *,
+    predicted: np.ndarray | None = None,
+) -> dict[str, float]:
     """Expected calibration error, Brier score and negative log-likelihood.
 
-    ``ece``: mean ``|accuracy - confidence|`` over bins (Guo et al. 2017); ``brier``: mean squared
-    distance to the one-hot label, summed over classes (0 to 2); ``nll``: in nats per galaxy.
+    ``ece``: mean ``|accuracy - confidence|`` over bins (Guo et al. 2017), see `reliability`;
+    ``brier``: mean squared distance to the one-hot label, summed over classes (0 to 2); ``nll``: in
+    nats per galaxy.
     """
-    bin_table = reliability(probabilities, label, bins)
+    bin_table = reliability(probabilities, label, bins, predicted=predicted)
     gap = (bin_table["accuracy"] - bin_table["confidence"]).abs()
     one_hot = np.eye(probabilities.shape[1])[label]
     return {
@@ -135,13 +151,14 @@ def calibrate(run: Run, *, bins: int = 10, folds: int = 5, seed: int = 42):
         Reliability tables under the same names.
     """
     probabilities = run.probabilities()
-    label = class_index(run.part()["label"], run.classes)
+    label, predicted = run.labels(), run.predicted()
     scaled, temperatures = cross_fitted_temperature(probabilities, label, folds=folds, seed=seed)
     rows, curves = {}, {}
     for name, values, temperature in (
         ("as trained", probabilities, 1.0),
         ("temperature-scaled", scaled, float(np.mean(temperatures))),
     ):
-        rows[name] = {**calibration(values, label, bins), "temperature": temperature}
-        curves[name] = reliability(values, label, bins)
+        found = calibration(values, label, bins, predicted=predicted)
+        rows[name] = {**found, "temperature": temperature}
+        curves[name] = reliability(values, label, bins, predicted=predicted)
     return pd.DataFrame.from_dict(rows, orient="index"), curves

@@ -65,6 +65,14 @@ class Run:
         columns = schema.probability_columns(self.classes)
         return self.part(split)[columns].to_numpy(np.float64)
 
+    def predicted(self, split: str | None = None) -> np.ndarray:
+        """Class number of each prediction of one split, int64, shape (galaxies,)."""
+        return class_index(self.part(split)["predicted"], self.classes)
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """Class number of each label of one split, int64, shape (galaxies,)."""
+        return class_index(self.part(split)["label"], self.classes)
+
     def confusion(self, split: str | None = None) -> pd.DataFrame:
         """Confusion matrix of one split (default: the reported one)."""
         part = self.part(split)
@@ -89,7 +97,7 @@ def read_run(folder: str | Path) -> Run:
     for name in ("model.json", "predictions.parquet", "history.csv"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: run the training notebook again.")
-    settings = json.loads((folder / "model.json").read_text())
+    settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     missing = [key for key in ("role", "classes", "protocol") if key not in settings]
     if missing:
         raise InputError(f"{folder / 'model.json'} has no {', '.join(missing)}: train again.")
@@ -156,15 +164,70 @@ def check_predictions(table: pd.DataFrame, classes: tuple[str, ...], source: str
         )
 
 
-def balance(run: Run) -> str:
-    """What a run did about unequal classes beside down-sampling, see `lib.training`."""
-    return run.settings.get("training", {}).get("balance", "none")
+def predicted_probability(predictions: pd.DataFrame) -> np.ndarray:
+    """Probability of the class that was predicted, which need not be the most probable one.
+
+    A decision that has rare classes in mind (`lib.evaluation.decide`) may name another.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``predicted``, and one probability column per class (``p_...``).
+
+    Returns
+    -------
+    ndarray of float64, (n,)
+
+    Raises
+    ------
+    InputError
+        If a class is predicted that has no column.
+    """
+    columns = [c for c in predictions.columns if str(c).startswith("p_")]
+    own = pd.Index(columns).get_indexer([f"p_{schema.slug(c)}" for c in predictions["predicted"]])
+    if (own < 0).any():
+        unknown = predictions["predicted"].to_numpy()[own < 0][0]
+        raise InputError(f"class {unknown} is predicted, but there are only {columns}: train again")
+    return predictions[columns].to_numpy(float)[np.arange(len(own)), own]
 
 
 def option(run: Run) -> str:
     """What a run did about unequal classes: ``all data``, ``down-sampled`` or its `balance`."""
     sampling = "all data" if run.settings.get("sampling") == "all" else "down-sampled"
-    return sampling if balance(run) == "none" else balance(run)
+    return run.settings.get("balance", sampling)
+
+
+OUTCOMES = (
+    *("assignment_sha256", "best_epoch", "decision", "epochs_run", "images", "initial_weights"),
+    *("parameters", "start_sha256", "weights_sha256"),
+)
+"""Settings that say what came of a training and on which galaxies, not how it was made.
+
+Every other setting tells trainings apart, those of parameters that are yet to come too.
+"""
+
+DIVISION = ("protocol", "fold", "folds", "validation_fraction")
+"""Settings that say how the sample is divided, and which part is reported."""
+
+
+def conditions(run: Run) -> dict[str, object]:
+    """Settings of a run without `OUTCOMES`."""
+    return {name: value for name, value in run.settings.items() if name not in OUTCOMES}
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list]:
+    """Settings in which some runs differ, `OUTCOMES` aside, and each run's value (None: it has
+    no such setting)."""
+    found = [conditions(run) for run in runs]
+    names = sorted({name for settings in found for name in settings})
+    values = {name: [settings.get(name) for settings in found] for name in names}
+    return {name: own for name, own in values.items() if any(v != own[0] for v in own)}
+
+
+def training_key(run: Run, ignored: Sequence[str] = ()) -> tuple:
+    """What tells trainings apart: all `conditions` but those that are `ignored`."""
+    found = conditions(run)
+    return tuple((n, json.dumps(found[n])) for n in sorted(found) if n not in ignored)
 
 
 def fold_groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -175,7 +238,7 @@ def fold_groups(runs: Sequence[Run]) -> list[list[Run]]:
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         if run.settings.get("fold") is not None:
-            groups.setdefault(training_key(run), []).append(run)
+            groups.setdefault(training_key(run, ["fold"]), []).append(run)
     return [sorted(group, key=lambda run: run.settings["fold"]) for group in groups.values()]
 
 
@@ -187,36 +250,55 @@ def folds_name(runs: Sequence[Run]) -> str:
     return whole if len(runs) == repeats * folds else f"{len(runs)} of {whole}"
 
 
-def training_key(run: Run, **replaced) -> tuple:
-    """What is trained and how; not on which galaxies, nor by which protocol they are scored.
+def group_names(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Names of groups of `fold_groups`: role and folds, and what sets apart those called alike.
 
-    `replaced` settings of the training, e.g. ``seed=None``, do not tell runs apart.
+    That is one setting where one is enough, `recipe` before others; else all that differ.
     """
-    names = (
-        "role",
-        "backbone",
-        "weights",
-        "crop",
-        "colour",
-        "view",
-        "trainable",
-        "merge",
-        "sampling",
-    )
-    training = {**run.settings.get("training", {}), "name": None, "view_seed": None} | replaced
-    return (
-        *(run.settings.get(name) for name in names),
-        run.classes,
-        json.dumps(training, sort_keys=True),
-    )
+    names = [f"{group[0].settings['role']}, {folds_name(group)}" for group in groups]
+    told = names.copy()
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [k for k, other in enumerate(names) if other == name]
+        differences = differing([groups[k][0] for k in alike])
+        differences.pop("fold", None)
+        first = [n for n in ("recipe", "backbone", "weights") if n in differences]
+        for setting in [*first, *differences]:
+            if len({json.dumps(value) for value in differences[setting]}) == len(alike):
+                differences = {setting: differences[setting]}
+                break
+        for place, k in enumerate(alike):
+            own = ", ".join(f"{n} = {values[place]}" for n, values in differences.items())
+            told[k] = f"{name} ({own})"
+    return told
 
 
-def pool(runs: list[Run]) -> Run:
+def first_repeat(runs: Sequence[Run]) -> list[Run]:
+    """Those of a group of `fold_groups` that test every galaxy once."""
+    return [run for run in runs if run.settings["fold"] < run.settings["folds"]]
+
+
+def pool(runs: Sequence[Run]) -> Run:
     """One run with the test galaxies of the folds of the first repeat, each by its own network.
 
     It is named by the role and its number of folds.
+
+    Raises
+    ------
+    InputError
+        If a galaxy is tested by two folds: they do not divide one sample.
     """
-    first = [run for run in runs if run.settings["fold"] < run.settings["folds"]]
+    first = first_repeat(runs)
     tested = pd.concat([run.part("test") for run in first], ignore_index=True)
-    name = f"{first[0].settings['role']}, {folds_name(first)}"
+    (name,) = group_names([first])
+    if tested["galaxy_id"].duplicated().any():
+        raise InputError(
+            f"{name}: galaxy {tested.loc[tested['galaxy_id'].duplicated(), 'galaxy_id'].iloc[0]} "
+            "is tested by two folds, which are not of one sample: train all folds again"
+        )
     return replace(first[0], name=name, predictions=tested, epoch_probabilities=None)
+
+
+def pool_groups(groups: Sequence[Sequence[Run]]) -> list[Run]:
+    """`pool` of each group, by names that tell them apart (`group_names`)."""
+    names = group_names([first_repeat(group) for group in groups])
+    return [replace(pool(group), name=name) for group, name in zip(groups, names)]

@@ -1,4 +1,4 @@
-"""The sound protocol: folds and test parts, and how far the published protocol flatters."""
+"""The sound protocol: folds and test parts, and whether the published protocol flatters."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lib.evaluation.matrix import (
     LEVEL,
     SCORES,
     at_frequencies,
-    class_index,
     confusion,
     count_matrices,
+    decide,
     matrix_scores,
     score_intervals,
     scores,
     wilson,
 )
 from lib.evaluation.probabilities import check_probabilities
-from lib.evaluation.runs import Run, fold_groups, folds_name, training_key
+from lib.evaluation.runs import DIVISION, Run, fold_groups, folds_name, training_key
 from lib.schema import InputError
 
 
@@ -93,7 +93,9 @@ def repeated_folds(label, folds: int = 5, repeats: int = 1, seed: int = 42):
     return list(splitter.split(label, label))
 
 
-def cross_validation_summary(values, test_share: float, level: float = LEVEL) -> dict[str, float]:
+def cross_validation_summary(
+    values, test_share: float, level: float = LEVEL, *, least: float = 0.0
+) -> dict[str, float]:
     """Mean of a score over (repeated) folds with an interval that knows that folds overlap.
 
     The variance is Nadeau & Bengio's (2003) corrected one: (1/J + n_test/n_train) s^2 for J
@@ -106,11 +108,14 @@ def cross_validation_summary(values, test_share: float, level: float = LEVEL) ->
     test_share : float
         n_test / n_train, where galaxies that only choose the epoch are not trained on: 1/4 for five
         folds without such galaxies.
+    least : float
+        Lowest possible value; -1 for a difference of scores.
 
     Returns
     -------
     dict
-        ``mean``, ``sd`` (over folds), ``se`` (corrected), ``low``, ``high``, ``n``.
+        ``mean``, ``sd`` (over folds), ``se`` (corrected), ``low``, ``high`` (as far as scores
+        reach: from `least` to 1), ``n``.
     """
     values = np.asarray(values, float)
     if len(values) < 2 or not np.isfinite(values).all():
@@ -123,8 +128,8 @@ def cross_validation_summary(values, test_share: float, level: float = LEVEL) ->
         "mean": float(mean),
         "sd": float(sd),
         "se": float(se),
-        "low": float(mean - half),
-        "high": float(mean + half),
+        "low": float(max(mean - half, least)),
+        "high": float(min(mean + half, 1.0)),
         "n": len(values),
     }
 
@@ -176,7 +181,7 @@ def cross_validate(runs: list[Run], galaxies=None) -> tuple[pd.DataFrame, pd.Dat
 
 
 def fold_optimism(runs: Sequence[Run]) -> pd.DataFrame:
-    """How far the published protocol flatters: validation minus test, in the same networks.
+    """Whether the published protocol flatters: validation minus test, in the same networks.
 
     Each fold's network is scored on the validation galaxies that chose its epoch, as published, and
     on the test galaxies that had no part in it. The test scores are those that its recalls give at
@@ -210,7 +215,7 @@ def fold_optimism(runs: Sequence[Run]) -> pd.DataFrame:
     if len(runs) > 1:
         share = np.mean([len(run.part("test")) / len(run.part("train")) for run in runs])
         for metric in SCORES:
-            found = cross_validation_summary(difference[metric], share)
+            found = cross_validation_summary(difference[metric], share, least=-1.0)
             table.loc[metric, ["sd", "low", "high"]] = [found[n] for n in ("sd", "low", "high")]
     table["folds"] = folds_name(runs)
     told = (table["low"] > 0) | (table["high"] < 0)
@@ -222,6 +227,7 @@ def epoch_optimism(
     epoch_probabilities: np.ndarray,
     label: np.ndarray,
     *,
+    decision: Sequence[float] | None = None,
     repeats: int = 200,
     level: float = LEVEL,
     seed: int = 42,
@@ -239,6 +245,8 @@ def epoch_optimism(
         float, shape (epochs, n, classes).
     label : ndarray
         int, shape (n,): index of the true class.
+    decision : sequence of float, optional
+        Offsets that the run's decision subtracts (`lib.evaluation.decide`).
     repeats : int
         Random halvings.
 
@@ -251,7 +259,7 @@ def epoch_optimism(
     """
     epochs, n, k = epoch_probabilities.shape
     check_probabilities(epoch_probabilities[0], label)
-    predicted = epoch_probabilities.argmax(axis=2)
+    predicted = decide(epoch_probabilities, decision)
     right = predicted == label
     rng = np.random.default_rng(seed)
     first = np.array([_stratified_half(label, rng) for _ in range(repeats)])
@@ -319,7 +327,8 @@ def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.
     ----------
     run : Run
     fold_runs : sequence of Run
-        Runs of single folds; those that were trained as `run` was are used.
+        Runs of single folds. Those are used that were trained as `run` was, whatever part of the
+        sample that is; of several groups the one with the most similar number of galaxies.
     seed : int
         Of the halvings.
 
@@ -345,9 +354,11 @@ def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.
 
 def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.DataFrame, str]:
     """``value``, ``low``, ``high`` under the sound protocol, and where they are from."""
-    for folds in fold_groups(fold_runs):
-        if training_key(folds[0]) != training_key(run):
-            continue
+    own = training_key(run, DIVISION)
+    same = [g for g in fold_groups(fold_runs) if training_key(g[0], DIVISION) == own]
+    if same:
+        trained_on = len(run.part("train"))
+        folds = min(same, key=lambda group: abs(len(group[0].part("train")) - trained_on))
         used = run.predictions[run.predictions["split"].isin(["train", "validation"])]
         _, summary = cross_validate(folds, used["galaxy_id"])
         return summary[["value", "low", "high"]], f"cross-validation, {folds_name(folds)}"
@@ -355,8 +366,8 @@ def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.Dat
         return score_intervals(run.confusion("test")), "test galaxies set aside"
     if run.epoch_probabilities is None:
         return pd.DataFrame(np.nan, index=SCORES, columns=["value", "low", "high"]), "not available"
-    label = class_index(run.part("validation")["label"], run.classes)
-    found = epoch_optimism(run.epoch_probabilities, label, seed=seed)
+    label, decision = run.labels("validation"), run.settings.get("decision")
+    found = epoch_optimism(run.epoch_probabilities, label, decision=decision, seed=seed)
     # The optimism is measured from the same validation set: sound = published - optimism.
     sound = {
         "value": found["sound"],

@@ -9,7 +9,8 @@ import pandas as pd
 import scipy
 
 from lib.evaluation.matrix import LEVEL, SCORES, score_intervals
-from lib.evaluation.runs import Run, training_key
+from lib.evaluation.runs import Run, differing, training_key
+from lib.schema import InputError
 
 
 def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
@@ -19,7 +20,8 @@ def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
     -------
     dict
         ``mean``, ``sd`` (ddof = 1), ``cv`` = sd / mean (not per cent), ``low``, ``high``
-        (Student interval of the mean), ``n``; NaN where one run does not tell.
+        (Student interval of the mean, as far as it lies between 0 and 1), ``n``; NaN where one run
+        does not tell.
     """
     values = np.asarray(values, float)
     n = len(values)
@@ -30,8 +32,8 @@ def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
         "mean": float(mean),
         "sd": float(sd),
         "cv": float(sd / mean) if mean else np.nan,
-        "low": float(mean - half),
-        "high": float(mean + half),
+        "low": float(np.clip(mean - half, 0, 1)),
+        "high": float(np.clip(mean + half, 0, 1)),
         "n": n,
     }
 
@@ -53,7 +55,8 @@ def seed_sampling(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         if run.settings.get("fold") is None:
             galaxies = tuple(np.sort(run.part()["galaxy_id"]))
-            groups.setdefault((*training_key(run, seed=None), galaxies), []).append(run)
+            own = training_key(run, ["seed"])
+            groups.setdefault((own, galaxies), []).append(run)
     rows = []
     for group in groups.values():
         if len(group) < 2:
@@ -90,7 +93,22 @@ def size_spread(runs: list[Run]) -> pd.DataFrame:
         error from the choice of galaxies), ``galaxies`` (reported on by each run) and ``one_class``
         (how many of the `n` runs give all galaxies one and the same class: they have learnt
         nothing, and their equal F1 looks like a small spread).
+
+    Raises
+    ------
+    InputError
+        If runs of a role differ in more than the size and the seeds: their mean would be one of
+        different trainings.
     """
+    for role in {run.settings["role"] for run in runs}:
+        own = [run for run in runs if run.settings["role"] == role]
+        # Where there are several caches of the same images, each crop takes the smallest.
+        more = differing(own).keys() - {"seed", "crop"}
+        if more:
+            raise InputError(
+                f"runs of {role} differ in {', '.join(sorted(more))} beside crop and seeds, and so "
+                "have no common mean: compare those of one training"
+            )
     rows = []
     for run in runs:
         found = score_intervals(run.confusion()).loc["macro_f1"]

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
-from lib.models import weights_hash
-
-
-def code_hash(files: Iterable[str | Path]) -> str:
-    """Hash of source files, so that what a mended mistake had made is never read again."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]
+from lib.networks import weights_hash
 
 
 def model_hash(explainer) -> str:

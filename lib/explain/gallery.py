@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lib.schema import InputError, probability_columns
+from lib.evaluation import predicted_probability
+from lib.schema import InputError
 
 
 def top_scoring(
@@ -47,7 +48,7 @@ def top_scoring(
     if part.empty:
         splits = ", ".join(sorted(predictions["split"].unique()))
         raise InputError(f"predictions hold no galaxy of split {split!r}; there are: {splits}")
-    part = part.assign(probability=part[probability_columns(classes)].max(axis=1))
+    part = part.assign(probability=predicted_probability(part))
     kind = "classified correctly" if correct else "misclassified"
     cells, ids = [], []
     for label in classes:
@@ -115,7 +116,8 @@ def spread(
 
 
 def by_id(predictions: pd.DataFrame, galaxy_ids: list) -> pd.DataFrame:
-    """Rows of `predictions` for chosen galaxies, in the order asked for.
+    """Rows of `predictions` for chosen galaxies, in the order asked for, and `probability`, that
+    of the class predicted.
 
     Raises
     ------
@@ -134,4 +136,5 @@ def by_id(predictions: pd.DataFrame, galaxy_ids: list) -> pd.DataFrame:
             f"galaxy_ids {', '.join(map(str, unknown))}: not among the {len(table)} galaxies that "
             "the model has predictions for (sample.parquet of notebook 01 lists them)"
         )
-    return table.loc[wanted].rename_axis("galaxy_id").reset_index()
+    rows = table.loc[wanted].rename_axis("galaxy_id").reset_index()
+    return rows.assign(probability=predicted_probability(rows))

@@ -24,9 +24,8 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 
-from lib import polar
-from lib.explain import pixels
-from lib.explain.cache import code_hash, fingerprint, model_hash
+from lib.code import closure_hash
+from lib.explain.cache import fingerprint, model_hash
 from lib.explain.pixels import sky_level
 from lib.models import LAST_CONVOLUTION, graph
 from lib.paths import atomic
@@ -362,10 +361,6 @@ METHODS: dict[str, Callable[[Explainer, np.ndarray, np.ndarray], np.ndarray]] = 
 """Name of each method, as tables and figures print it, and its function."""
 
 
-SOURCES = (__file__, pixels.__file__, polar.__file__)
-"""Code that decides what a map looks like; part of the key under which maps are cached."""
-
-
 def cached_maps(
     explainer: Explainer,
     method: str,
@@ -401,7 +396,7 @@ def cached_maps(
     InputError
         As `Explainer.maps`.
     """
-    key = fingerprint(model_hash(explainer), code_hash(SOURCES))
+    key = fingerprint(model_hash(explainer), closure_hash(__file__))
     home = Path(folder) / key / method.replace(" ", "-")
     images = np.asarray(images, "float32")
     files = [

@@ -12,18 +12,14 @@ import pandas as pd
 from matplotlib import colormaps
 
 from lib import training
-from lib.explain import arms, faithfulness, localisation, maps, sanity
-from lib.explain.cache import code_hash, fingerprint, model_hash
+from lib.code import closure_hash
+from lib.explain import faithfulness, maps, sanity
+from lib.explain.cache import fingerprint, model_hash
 from lib.explain.faithfulness import CONTROLS, Curves, control_maps
 from lib.explain.maps import Explainer, MapSettings, cached_maps
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic, resolve, step_folder
 from lib.schema import InputError, probability_columns
-
-SOURCES = (
-    *maps.SOURCES, arms.__file__, faithfulness.__file__, localisation.__file__, sanity.__file__,
-)  # fmt: skip
-"""Code that decides what maps and their scores are; part of the key of what is cached."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Subject:
     def inputs(self, galaxy_ids) -> np.ndarray:
         """Images as the model takes them, float32 (n, crop, crop, channels)."""
         pixels = self.images.arrays[self.images.rows(galaxy_ids)]
-        return network_input(pixels, self.images.colour, self.run.settings["input_scale"])
+        return network_input(pixels, self.images.colour)
 
     def cutouts(self, galaxy_ids) -> np.ndarray:
         """Cut-outs in colour, where the cache has it: uint8 (n, crop, crop, 3 or 1)."""
@@ -126,7 +122,7 @@ class Subject:
 
     def _kept(self, kind: str, parts: tuple, make: Callable[[], pd.DataFrame]) -> tuple:
         """Table that `make` gives, made once and then read back, and whether it was made now."""
-        key = fingerprint(model_hash(self.explainer), code_hash(SOURCES), *parts)
+        key = fingerprint(model_hash(self.explainer), closure_hash(__file__), *parts)
         file = self.cache / kind / f"{key}.parquet"
         missing = not file.exists()
         if missing:

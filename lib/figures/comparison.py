@@ -141,7 +141,7 @@ def reliability_diagram(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> Fig
                 **dict(fmt=f"{marker}-", color=colour, markersize=4, linewidth=1, label=name),
             )
         axis.set_title(run)
-        axis.set_xlabel("confidence (highest probability)")
+        axis.set_xlabel("confidence (probability of the class predicted)")
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
         axis.set_aspect("equal")

@@ -77,7 +77,7 @@ def network_tail(tail: pd.DataFrame, backbone: str, backbone_parameters: int) ->
     Parameters
     ----------
     tail : DataFrame
-        From `lib.models.tail`: `layer`, `type`, `activation`, `output_shape`, `parameters`.
+        From `lib.networks.tail`: `layer`, `type`, `activation`, `output_shape`, `parameters`.
     backbone : str
         Name of the backbone, the `x` of the paper's figure.
     backbone_parameters : int

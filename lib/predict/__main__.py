@@ -15,15 +15,12 @@ from lib.schema import InputError
 
 
 def _plan(arguments: argparse.Namespace) -> Path:
-    lupton = Lupton(arguments.stretch, arguments.softening)
     path = survey.plan(
-        arguments.model,
-        arguments.images,
-        arguments.out,
+        *(arguments.model, arguments.images, arguments.out),
         root=arguments.root,
         views=arguments.views,
         shard_size=arguments.shard_size,
-        lupton=lupton,
+        lupton=Lupton(arguments.stretch, arguments.softening),
     )
     content = survey.read_plan(path)
     print(f"{content['galaxies']:,} images in {content['shards']:,} shards: {path}", flush=True)
@@ -38,11 +35,7 @@ def _run(arguments: argparse.Namespace) -> None:
     command += ["--config", f"predict={path}"]
     if subprocess.run(command, cwd=project_root()).returncode:
         raise InputError(f"the catalogue in {path.parent} is not complete: see the messages above")
-    _report(path)
-
-
-def _report(plan_path: Path) -> None:
-    catalogue = plan_path.parent / "catalogue.parquet"
+    catalogue = path.parent / "catalogue.parquet"
     counts = survey.summary(catalogue)
     print(
         f"{counts['predicted']:,} of {counts['galaxies']:,} images predicted, "
@@ -56,16 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.predict", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    def command(name, function, text):
+    def command(name, function, text, *positional):
         added = commands.add_parser(name, help=text)
         added.set_defaults(function=function)
+        for argument, kind in positional:
+            added.add_argument(argument, type=kind)
         return added
 
-    for name, function, text in (
-        ("run", _run, "predict a survey on this machine"),
-        ("plan", _plan, "only write down what is to be predicted, for a cluster"),
-    ):
-        added = command(name, function, text)
+    run = command("run", _run, "predict a survey on this machine")
+    run.add_argument("--cores", type=int, default=os.cpu_count())
+    for added in (run, command("plan", _plan, "only write down what is to be predicted")):
         added.add_argument("--model", required=True, help="training step or exported model")
         added.add_argument("--images", required=True, help="folder, .txt, .parquet, .csv or .fits")
         added.add_argument("--out", required=True, help="folder of the prediction")
@@ -74,20 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--shard-size", type=int, default=10_000, help="images per shard")
         added.add_argument("--stretch", type=float, default=Lupton.stretch, help="of FITS images")
         added.add_argument("--softening", type=float, default=Lupton.softening, help="Lupton's Q")
-        if name == "run":
-            added.add_argument("--cores", type=int, default=os.cpu_count())
-    shard = command(
-        "shard", lambda a: survey.predict_shard(a.plan, a.number, a.threads), "predict one shard"
+    plan = ("plan", Path)
+    command(
+        *("shard", lambda a: survey.predict_shard(a.plan, a.number, a.threads)),
+        *("predict one shard", plan, ("number", int)),
+    ).add_argument("--threads", type=int)
+    command("gather", lambda a: survey.gather(a.plan), "put finished shards together", plan)
+    command(
+        *("export", lambda a: package.export(a.model, a.out), "export a training step"),
+        *(("model", Path), ("out", Path)),
     )
-    shard.add_argument("plan", type=Path)
-    shard.add_argument("number", type=int)
-    shard.add_argument("--threads", type=int)
-    command("gather", lambda a: survey.gather(a.plan), "put finished shards together").add_argument(
-        "plan", type=Path
-    )
-    export = command("export", lambda a: package.export(a.model, a.out), "export a training step")
-    export.add_argument("model", type=Path)
-    export.add_argument("out", type=Path)
     return parser
 
 

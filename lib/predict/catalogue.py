@@ -1,6 +1,7 @@
-"""The catalogue of a survey: its columns, and Parquet, FITS and VOTable files of any length.
+"""The catalogue of a survey: its columns, and Parquet, FITS and VOTable files.
 
-Files are written shard by shard, so that a catalogue never has to fit into memory.
+Astropy writes the last two. Parquet and FITS are written shard by shard, so that a catalogue never
+has to fit into memory; a VOTable has to, and is written of `VOTABLE_ROWS` galaxies at most.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+from astropy.io import fits, votable
+from astropy.table import Column, Table
+from astropy.table.meta import get_yaml_from_table
+from scipy.special import entr
 
 from lib.evaluation import apply_temperature, decide
 from lib.paths import atomic
@@ -28,58 +31,63 @@ from lib.schema import probability_columns
 NAMES = ("catalogue.parquet", "catalogue.fits", "catalogue.vot")
 """Files that a finished prediction leaves, the same rows in each."""
 
-FITS_BLOCK = 2880
+VOTABLE_ROWS = 1_000_000
+"""Galaxies at most of which a VOTable is written: of more, it takes minutes and gigabytes."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the catalogue: `kind` is int, str, float (32 bits) or bool."""
+def layout(card: dict, id_dtype: str) -> Table:
+    """Columns of the catalogue of a network: names, types, units, descriptions.
 
-    name: str
-    kind: str
-    unit: str | None
-    description: str
+    Parameters
+    ----------
+    card : dict
+        Of the model: `classes` and `decision`.
+    id_dtype : str
+        Of the identifiers: "i8", or "U1" for text.
 
-
-def columns(classes: Sequence[str], id_kind: str) -> tuple[Column, ...]:
-    """Columns of the catalogue of a network with some classes, in order."""
-    probabilities = (
-        Column(name, "float", None, f"calibrated probability of arm class {arm_class}")
-        for name, arm_class in zip(probability_columns(tuple(classes)), classes)
-    )
-    return (
-        Column(ID, id_kind, None, "identifier from the list, or the name of the file"),
-        Column(PATH, "str", None, "file of the cut-out as the list has it"),
-        *probabilities,
-        Column("predicted", "str", None, "arm class with the highest probability"),
-        Column("entropy", "float", "bit", "Shannon entropy of the probabilities"),
-        Column(
-            "arms_expected",
-            "float",
-            None,
+    Returns
+    -------
+    Table
+        Without rows; texts may be of any length.
+    """
+    classes, decided = card["classes"], "arm class with the highest probability"
+    if card.get("decision"):
+        decided = (
+            "arm class with the largest log of its probability, before calibration, less the "
+            "offset of its class, so that rare ones are found; need not be the most probable"
+        )
+    described = {
+        ID: (id_dtype, None, "identifier from the list, or the name of the file"),
+        PATH: ("U1", None, "file of the cut-out as the list has it"),
+    }
+    for name, arm_class in zip(probability_columns(tuple(classes)), classes):
+        described[name] = ("f4", None, f"calibrated probability of arm class {arm_class}")
+    described |= {
+        "predicted": ("U1", None, decided),
+        "entropy": ("f4", "bit", "Shannon entropy of the probabilities"),
+        "arms_expected": (
+            *("f4", None),
             "mean arm number if arms can be counted: the mean over all classes but ?, with 5+ as 5 "
             "and a merged class as the middle of its numbers",
         ),
-        Column(
-            "training_distance",
-            "float",
-            None,
+        "training_distance": (
+            *("f4", None),
             "distance to the nearest training galaxy in the space of standardised features",
         ),
-        Column(
-            "distance_percentile",
-            "float",
-            None,
+        "distance_percentile": (
+            *("f4", None),
             "per cent of the held-out validation galaxies that lie nearer",
         ),
-        Column(
-            "out_of_distribution",
-            "bool",
-            None,
+        "out_of_distribution": (
+            *("?", None),
             "unlike the training images: farther than FLAGDIST; false without a prediction",
         ),
-        Column("reason", "str", None, "why there is no prediction; empty where there is one"),
-    )
+        "reason": ("U1", None, "why there is no prediction; empty where there is one"),
+    }
+    made = Table()
+    for name, (dtype, unit, description) in described.items():
+        made[name] = Column(dtype=dtype, unit=unit, description=description)
+    return made
 
 
 def arm_number(arm_class: str) -> float:
@@ -99,16 +107,6 @@ def expected_arms(probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarr
     total = counted.sum(axis=1)
     mean = counted @ numbers[np.isfinite(numbers)]
     return np.divide(mean, total, out=np.full(len(total), np.nan), where=total > 0)
-
-
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Shannon entropy in bits, float, (n,).
-
-    >>> entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).tolist()
-    [1.0, 0.0]
-    """
-    logarithms = np.log2(np.where(probabilities > 0, probabilities, 1))
-    return -(probabilities * logarithms).sum(axis=1) + 0.0
 
 
 def table(
@@ -139,7 +137,7 @@ def table(
     calibrated = apply_temperature(probabilities, package.temperature(views))
     found = {
         **dict(zip(probability_columns(classes), calibrated.T)),
-        "entropy": entropy(calibrated),
+        "entropy": entr(calibrated).sum(axis=1) / np.log(2),
         "arms_expected": expected_arms(calibrated, classes),
         "training_distance": distance,
         "distance_percentile": package.reference.percentile(distance),
@@ -154,15 +152,14 @@ def table(
     limit = package.card["out_of_distribution"]["flag_distance"]
     rows["out_of_distribution"] = rows["training_distance"] > limit
     rows["reason"] = list(reasons)
-    id_kind = "int" if listed[ID].dtype.kind == "i" else "str"
-    schema = arrow_schema(columns(classes, id_kind))
+    schema = arrow_schema(layout(package.card, "i8" if listed[ID].dtype.kind == "i" else "U1"))
     return pa.table({name: rows[name] for name in schema.names}, schema=schema)
 
 
-def arrow_schema(described: Sequence[Column]) -> pa.Schema:
+def arrow_schema(columns: Table) -> pa.Schema:
     """Types of the columns in Parquet."""
-    kinds = {"int": pa.int64(), "str": pa.string(), "float": pa.float32(), "bool": pa.bool_()}
-    return pa.schema([(column.name, kinds[column.kind]) for column in described])
+    kinds = {"i": pa.int64(), "U": pa.string(), "f": pa.float32(), "b": pa.bool_()}
+    return pa.schema([(name, kinds[columns[name].dtype.kind]) for name in columns.colnames])
 
 
 def facts(package: Package, plan: dict) -> dict[str, tuple[object, str]]:
@@ -187,7 +184,7 @@ def facts(package: Package, plan: dict) -> dict[str, tuple[object, str]]:
 def write(
     shards: Callable[[], Iterator[pa.Table]], package: Package, plan: dict, folder: str | Path
 ) -> None:
-    """Write the three files of `NAMES`.
+    """Write the files of `NAMES`; a VOTable only of `VOTABLE_ROWS` galaxies or fewer.
 
     Parameters
     ----------
@@ -198,130 +195,87 @@ def write(
         What ``plan.json`` holds.
     folder : path
     """
-    folder = Path(folder)
-    first = next(shards())
-    id_kind = "int" if pa.types.is_integer(first.schema.field(ID).type) else "str"
-    described = columns(package.classes, id_kind)
-    notes = facts(package, plan)
-    widths = _widths(shards(), described)
+    folder, notes = Path(folder), facts(package, plan)
+    whole_numbers = pa.types.is_integer(next(shards()).schema.field(ID).type)
+    columns = layout(package.card, "i8" if whole_numbers else "U1")
+    columns.meta = {keyword: value for keyword, (value, _) in notes.items()}
+    widths = _widths(shards(), columns)
     with atomic(folder / NAMES[0]) as temporary:
-        _write_parquet(shards(), described, notes, widths, package.card, temporary)
+        _write_parquet(shards(), columns, widths, package.card, temporary)
     with atomic(folder / NAMES[1]) as temporary:
-        _write_fits(shards(), described, notes, widths, plan["galaxies"], temporary)
-    with atomic(folder / NAMES[2]) as temporary:
-        _write_votable(shards(), described, notes, plan["galaxies"], temporary)
+        _write_fits(shards(), columns, notes, widths, plan["galaxies"], temporary)
+    (folder / NAMES[2]).unlink(missing_ok=True)
+    if plan["galaxies"] <= VOTABLE_ROWS:
+        with atomic(folder / NAMES[2]) as temporary:
+            _write_votable(pa.concat_tables(shards()), columns, notes, temporary)
 
 
-def _template(described: Sequence[Column], notes: dict, widths: dict | None = None):
-    """Astropy table of one row with the columns' types, units and descriptions."""
-    from astropy.table import Column as AstropyColumn
-    from astropy.table import Table
+def _ascii(texts: Sequence[str]) -> list[bytes]:
+    """Text as FITS keeps it: ASCII, other characters as escapes."""
+    return [text.encode("ascii", "backslashreplace") for text in texts]
 
-    values = {"int": np.int64(0), "str": "x", "float": np.float32(0), "bool": False}
-    made = Table(meta={name: value for name, (value, _) in notes.items()})
-    for column in described:
-        value = values[column.kind]
-        if column.kind == "str" and widths:
-            value = "x" * widths[column.name]
-        made[column.name] = AstropyColumn([value], unit=column.unit, description=column.description)
+
+def _widths(tables, columns: Table) -> dict[str, int]:
+    """Longest text of each column in bytes, at least 1."""
+    widths = {name: 1 for name in columns.colnames if columns[name].dtype.kind == "U"}
+    for part in tables:
+        for name in widths:
+            widths[name] = max(widths[name], *map(len, _ascii(part[name].to_pylist())))
+    return widths
+
+
+def _rows(part: pa.Table, columns: Table, texts: Callable) -> Table:
+    """Rows as astropy's table; `texts` makes an array of a column's name and its texts."""
+    made = Table()
+    for name in columns.colnames:
+        values = part[name].to_numpy()
+        if columns[name].dtype.kind == "U":
+            values = texts(name, values)
+        unit, description = columns[name].unit, columns[name].description
+        made[name] = Column(values, unit=unit, description=description)
     return made
 
 
-def _write_parquet(tables, described, notes, widths, card, path) -> None:
+def _write_parquet(tables, columns: Table, widths, card: dict, path: Path) -> None:
     """Parquet; the metadata let astropy know units, descriptions and the length of texts."""
-    from astropy.table.meta import get_yaml_from_table
-
     metadata = {
-        "table_meta_yaml": "\n".join(get_yaml_from_table(_template(described, notes))),
+        "table_meta_yaml": "\n".join(get_yaml_from_table(columns)),
         "model_card": json.dumps(card, sort_keys=True),
         **{f"table::len::{name}": str(width) for name, width in widths.items()},
     }
-    schema = arrow_schema(described).with_metadata(metadata)
-    with pa.parquet.ParquetWriter(path, schema) as writer:
+    with pa.parquet.ParquetWriter(path, arrow_schema(columns).with_metadata(metadata)) as writer:
         for part in tables:
             writer.write_table(part.replace_schema_metadata(metadata))
 
 
-def _texts(values: pa.ChunkedArray) -> list[bytes]:
-    """Text as FITS keeps it: ASCII, other characters as escapes."""
-    return [text.encode("ascii", "backslashreplace") for text in values.to_pylist()]
-
-
-def _widths(tables, described) -> dict[str, int]:
-    """Longest text of each column in bytes, at least 1."""
-    widths = {column.name: 1 for column in described if column.kind == "str"}
+def _write_fits(tables, columns: Table, notes, widths, galaxies: int, path: Path) -> None:
+    """One binary table: astropy makes the header, encodes the rows of each shard, appends them."""
+    stream = None
     for part in tables:
-        for name in widths:
-            widths[name] = max(widths[name], *(len(text) for text in _texts(part[name])))
-    return widths
+        rows = _rows(part, columns, lambda name, t: np.array(_ascii(t), f"S{widths[name]}"))
+        buffer = io.BytesIO()
+        fits.table_to_hdu(rows).writeto(buffer)
+        encoded = buffer.getvalue()
+        with fits.open(io.BytesIO(encoded)) as written:
+            header, start = written[1].header.copy(), written.fileinfo(1)["datLoc"]
+        size = header["NAXIS1"] * header["NAXIS2"]
+        if stream is None:
+            header["NAXIS2"], header["EXTNAME"] = galaxies, "SPIRAL_ARMS"
+            for number, name in enumerate(columns.colnames, 1):
+                header[f"TCOMM{number}"] = columns[name].description
+            for keyword, (value, meaning) in notes.items():
+                header[keyword] = value
+                header.add_comment(f"{keyword}: {meaning}")
+            stream = fits.StreamingHDU(path, header)
+        stream.write(np.frombuffer(encoded, np.uint8, size, start))
+    stream.close()
 
 
-def _write_fits(tables, described, notes, widths, galaxies: int, path) -> None:
-    """Binary table: astropy makes the header, rows are appended in their byte order on disk."""
-    from astropy.io import fits
-
-    header = fits.table_to_hdu(_template(described, {}, widths)).header
-    header["NAXIS2"] = galaxies
-    header["EXTNAME"] = "SPIRAL_ARMS"
-    for number, column in enumerate(described, 1):
-        header[f"TCOMM{number}"] = column.description
+def _write_votable(rows: pa.Table, columns: Table, notes, path: Path) -> None:
+    """VOTable; what the catalogue says of its making is in INFO elements."""
+    file = votable.from_table(_rows(rows, columns, lambda name, t: t.astype(str)))
     for keyword, (value, meaning) in notes.items():
-        header[keyword] = value
-        header.add_comment(f"{keyword}: {meaning}")
-    kinds = {"int": ">i8", "float": ">f4", "bool": "S1"}
-    dtype = np.dtype([(c.name, kinds.get(c.kind, f"S{widths.get(c.name)}")) for c in described])
-    with open(path, "wb") as file:
-        file.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
-        file.write(header.tostring().encode("ascii"))
-        for part in tables:
-            rows = np.empty(len(part), dtype)
-            for column in described:
-                values = part[column.name]
-                if column.kind == "str":
-                    rows[column.name] = _texts(values)
-                elif column.kind == "bool":
-                    rows[column.name] = np.where(values.to_numpy(), b"T", b"F")
-                else:
-                    rows[column.name] = values.to_numpy()
-            file.write(rows.tobytes())
-        file.write(b"\0" * (-galaxies * dtype.itemsize % FITS_BLOCK))
-
-
-def _write_votable(tables, described, notes, galaxies: int, path) -> None:
-    """VOTable with plain rows: astropy makes all but the rows."""
-    from astropy.io.votable import from_table, writeto
-    from astropy.io.votable.tree import Info
-
-    frame = from_table(_template(described, {}))
-    resource = frame.resources[0]
-    for keyword, (value, meaning) in notes.items():
-        info = Info(name=keyword, value=str(value))
+        info = votable.tree.Info(name=keyword, value=str(value))
         info.content = meaning
-        resource.infos.append(info)
-    for column, field in zip(described, resource.tables[0].fields):
-        if column.kind == "str":
-            field.datatype, field.arraysize = "unicodeChar", "*"
-        elif column.kind == "bool":
-            field.datatype = "boolean"
-    buffer = io.BytesIO()
-    writeto(frame, buffer)
-    text = buffer.getvalue().decode().replace('nrows="1"', f'nrows="{galaxies}"')
-    before, after = re.split(r"<TR>.*</TR>", text, maxsplit=1, flags=re.DOTALL)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(before.rstrip())
-        for part in tables:
-            cells = [_cells(part[c.name], c.kind) for c in described]
-            file.writelines(f"\n<TR>{''.join(row)}</TR>" for row in zip(*cells))
-        file.write(after if after.startswith("\n") else f"\n{after}")
-
-
-def _cells(values: pa.ChunkedArray, kind: str) -> list[str]:
-    """Cells of a VOTable's column."""
-    if kind == "str":
-        return [f"<TD>{escape(value)}</TD>" for value in values.to_pylist()]
-    if kind == "bool":
-        return [f"<TD>{'true' if value else 'false'}</TD>" for value in values.to_pylist()]
-    if kind == "float":
-        numbers = values.to_numpy()
-        return ["<TD>NaN</TD>" if n != n else f"<TD>{n}</TD>" for n in numbers]
-    return [f"<TD>{value}</TD>" for value in values.to_pylist()]
+        file.resources[0].infos.append(info)
+    file.to_xml(str(path), tabledata_format="binary")  # plain rows take three times as long

@@ -1,42 +1,27 @@
-"""Run an exported network: ONNX Runtime on a CPU, TensorFlow on a GPU; averages over views."""
+"""Export a network to ONNX and run it: ONNX Runtime on a CPU, TensorFlow on a GPU."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from lib import receipts
 from lib.images import dihedral
-
-
-class Engine(Protocol):
-    """Pixels, float32 (n, crop, crop, channels) -> features and probabilities, float32."""
-
-    name: str
-    batch: int
-    """Images that are best given at a time."""
-
-    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n, features) and probabilities (n, classes)."""
+from lib.paths import atomic
 
 
 class OnnxEngine:
-    """An ONNX network on the CPU, on the thread that calls it.
+    """A package's ``model.onnx`` on the CPU, on the thread that calls it.
 
     Several threads may call it at a time. That keeps cores busier than dividing each operation
     among them, and no thread waits for another.
-
-    Parameters
-    ----------
-    path : path
-        ``model.onnx`` of a package.
     """
 
-    name = "ONNX Runtime, CPU"
     batch = 4
+    """Images that are best given at a time."""
 
     def __init__(self, path: str | Path):
         import onnxruntime
@@ -49,47 +34,71 @@ class OnnxEngine:
         )
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `Engine`."""
+        """Features (n, features) and probabilities (n, classes) of pixels as the card says."""
         return tuple(self.session.run(["features", "probabilities"], {"pixels": pixels}))
 
 
 class KerasEngine:
-    """A Keras network by TensorFlow, for a GPU.
+    """A package's ``model.keras`` by TensorFlow, for a GPU."""
 
-    Parameters
-    ----------
-    path : path
-        ``model.keras`` of a package.
-    """
-
-    name = "TensorFlow"
     batch = 128
 
     def __init__(self, path: str | Path):
         import keras
+        import tensorflow as tf
 
-        from lib import models
+        from lib import networks
 
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-        network = keras.Model(model.input, [model.get_layer(models.FEATURES).output, model.output])
-        self.forward = models.graph(
+        network = keras.Model(
+            model.input, [model.get_layer(networks.FEATURES).output, model.output]
+        )
+        self.forward = tf.function(
             lambda pixels: network(pixels, training=False), reduce_retracing=True
         )
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `Engine`."""
+        """See `OnnxEngine`."""
         features, probabilities = self.forward(pixels)
         return features.numpy(), probabilities.numpy()
 
 
-def open_engine(onnx: Path, keras: Path) -> Engine:
+def write_onnx(trained: str | Path, path: str | Path) -> None:
+    """Write a trained network as ONNX.
+
+    Parameters
+    ----------
+    trained : path
+        ``model.keras``: pixels, float32 (n, crop, crop, channels) -> probabilities.
+    path : path
+        File to write: the same pixels -> ``features`` (n, features) and ``probabilities``
+        (n, classes), float32. It appears when it is whole.
+    """
+    import keras
+
+    from lib import networks
+
+    model = keras.models.load_model(trained, compile=False, safe_mode=True)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            # tf2onnx would make inputs of what the layer keeps as TensorFlow's constants.
+            layer.mean, layer.variance = np.array(layer.mean), np.array(layer.variance)
+    outputs = {"features": model.get_layer(networks.FEATURES).output, "probabilities": model.output}
+    network = keras.Model(model.input, outputs)
+    network(np.zeros((1, *model.input.shape[1:]), np.float32))  # Keras exports what has been called
+    with atomic(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras mending tf2onnx for NumPy 2
+        network.export(temporary, format="onnx", verbose=False)
+
+
+def open_engine(onnx: Path, keras: Path) -> OnnxEngine | KerasEngine:
     """TensorFlow where there is a GPU that this process may use, else ONNX Runtime."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     on_gpu = not hidden and receipts.machine()["gpus"]
     return KerasEngine(keras) if on_gpu else OnnxEngine(onnx)
 
 
-def averaged(engine: Engine, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
+def averaged(engine, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
     """Features of the images, and probabilities averaged over 1 or 8 views of them."""
     features, total = engine.run(pixels)
     total = total.astype(np.float64)

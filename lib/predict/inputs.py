@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.parquet
 
 from lib.images import ImageError, decode, prepare
@@ -168,8 +169,8 @@ def _parts(images: Path) -> Iterator[pa.Table]:
         return _from_paths(_walk(images, images))
     if not images.is_file():
         raise InputError(f"{images} is neither a folder nor a file: correct the list of images")
-    readers = {".txt": _from_text, ".parquet": _from_parquet, ".csv": _from_csv}
-    readers |= {".fits": _from_fits, ".fit": _from_fits}
+    readers = {".txt": _from_text, ".parquet": _from_table, ".csv": _from_table}
+    readers |= dict.fromkeys(FITS, _from_fits)
     if images.suffix.lower() not in readers:
         raise InputError(
             f"{images}: a list of images is a folder or ends in {', '.join(sorted(readers))}"
@@ -189,18 +190,12 @@ def _walk(folder: Path, root: Path) -> Iterator[str]:
 
 
 def _from_paths(paths: Iterator[str]) -> Iterator[pa.Table]:
-    """Galaxies without identifiers are named by their file, without suffix."""
-    names: list[str] = []
-    for path in paths:
-        names.append(path)
-        if len(names) == _ROWS:
-            yield _named(names)
-            names = []
-    if names:
+    while names := list(islice(paths, _ROWS)):
         yield _named(names)
 
 
 def _named(paths: list[str]) -> pa.Table:
+    """Galaxies without identifiers are named by their file, without suffix."""
     return pa.table({ID: [Path(p).stem for p in paths], PATH: paths})
 
 
@@ -210,52 +205,40 @@ def _from_text(path: Path) -> Iterator[pa.Table]:
         yield from _from_paths(line for line in lines if line and not line.startswith("#"))
 
 
-def _from_parquet(path: Path) -> Iterator[pa.Table]:
-    with pa.parquet.ParquetFile(path) as file:
-        _check_columns(file.schema_arrow.names, path)
-        columns = [c for c in (ID, PATH) if c in file.schema_arrow.names]
-        for batch in file.iter_batches(_ROWS, columns=columns):
-            yield _canonical(pa.Table.from_batches([batch]), path)
-
-
-def _from_csv(path: Path) -> Iterator[pa.Table]:
+def _from_table(path: Path) -> Iterator[pa.Table]:
     try:
-        with pa.csv.open_csv(path) as file:
-            _check_columns(file.schema.names, path)
-            for batch in file:
+        table = pa.dataset.dataset(path, format=path.suffix[1:].lower())
+        columns = _wanted(table.schema.names, path)
+        for batch in table.to_batches(columns=columns, batch_size=_ROWS):
+            if len(batch):
                 yield _canonical(pa.Table.from_batches([batch]), path)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read as CSV: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _from_fits(path: Path) -> Iterator[pa.Table]:
     from astropy.io import fits
+    from astropy.table import Table
 
     with fits.open(path) as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         if not tables:
             raise InputError(f"{path} holds no table: a list of images is a binary table")
-        names = tables[0].columns.names
-        _check_columns(names, path)
-        for start in range(0, len(tables[0].data), _ROWS):
-            rows = tables[0].data[start : start + _ROWS]
-            columns = {c: rows[c] for c in (ID, PATH) if c in names}
-            yield _canonical(pa.table({c: _native(values) for c, values in columns.items()}), path)
+        data, columns = tables[0].data, _wanted(tables[0].columns.names, path)
+        for start in range(0, len(data), _ROWS):
+            part = Table(data[start : start + _ROWS])[columns]
+            part.convert_bytestring_to_unicode()
+            yield _canonical(pa.Table.from_pandas(part.to_pandas()), path)
 
 
-def _native(values: np.ndarray) -> list | np.ndarray:
-    """A column of a FITS table, which is big-endian or padded text, as Arrow takes it."""
-    if values.dtype.kind in "SU":
-        return [str(value).strip() for value in values]
-    return values.astype(values.dtype.newbyteorder("="))
-
-
-def _check_columns(names: list[str], path: Path) -> None:
+def _wanted(names: list[str], path: Path) -> list[str]:
+    """Columns to read of those that a table has."""
     if PATH not in names:
         raise InputError(
             f"{path} has no column {PATH} (it has {', '.join(names)}): rename the column that "
             f"holds the files' paths, and {ID} if galaxies have identifiers"
         )
+    return [name for name in (ID, PATH) if name in names]
 
 
 def _canonical(table: pa.Table, path: Path) -> pa.Table:

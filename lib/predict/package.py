@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,8 +21,7 @@ import numpy as np
 from lib import evaluation, receipts
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic
-from lib.predict import onnx_export
-from lib.predict.engine import Engine, OnnxEngine, averaged, open_engine
+from lib.predict.engine import KerasEngine, OnnxEngine, averaged, open_engine, write_onnx
 from lib.schema import InputError
 
 CARD, ONNX, KERAS, REFERENCE = "card.json", "model.onnx", "model.keras", "reference.npz"
@@ -36,6 +34,15 @@ VIEWS = (1, 8)
 
 REFERENCES = 2000
 """Training galaxies, at most, whose features are kept; more are drawn at random."""
+
+COPIED = (
+    *("role", "backbone", "initial_weights", "classes", "merge", "decision", "protocol"),
+    *("epochs", "batch_size", "seed", "weights_sha256"),
+)
+"""What the card has as the training run's settings have it."""
+
+RECEIPT = ("step", "git", "library", "packages", "machine", "inputs")
+"""What of the training step's receipt says where the network comes from."""
 
 FLAG_PERCENTILE = 99.0
 """Percentile of the held-out galaxies' distances above which a galaxy is flagged."""
@@ -106,7 +113,7 @@ class Package:
         """Temperature that calibrates predictions averaged over a number of views."""
         return self.card["calibration"]["temperature"][str(views)]
 
-    def engine(self) -> Engine:
+    def engine(self) -> OnnxEngine | KerasEngine:
         """The network, ready to run: TensorFlow where there is a GPU, else ONNX Runtime."""
         return open_engine(self.folder / ONNX, self.folder / KERAS)
 
@@ -137,24 +144,25 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     run = evaluation.read_run(run_folder)
     if not (run_folder / KERAS).is_file():
         raise InputError(f"{run_folder / KERAS} is missing: run the training notebook again")
-    preprocessing = _preprocessing(run_folder, run.settings)
-    cache = open_cache(_cache_folder(run_folder), run.settings["crop"], run.settings["colour"])
-    if cache.sha256 != run.settings["image_cache_sha256"]:
+    step = run_folder if (run_folder / receipts.NAME).is_file() else run_folder.parent
+    prepared = step.parent / "02_preprocessing"
+    preprocessing = _preprocessing(prepared, run_folder, run.settings)
+    cache = open_cache(prepared, run.settings["crop"], run.settings["colour"])
+    if cache.sha256 != run.settings["images"]["image_cache_sha256"]:
         raise InputError(
-            f"{run_folder} was trained on other images than those in {_cache_folder(run_folder)}: "
-            "train again"
+            f"{run_folder} was trained on other images than those in {prepared}: train again"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     with atomic(folder / KERAS) as temporary:
         shutil.copyfile(run_folder / KERAS, temporary)
-    onnx_export.write(folder / KERAS, folder / ONNX)
+    write_onnx(folder / KERAS, folder / ONNX)
 
     engine = OnnxEngine(folder / ONNX)
-    scale = run.settings["input_scale"]
     validation = run.part("validation")
     label = evaluation.class_index(validation["label"], run.classes)
-    features, single, mean = _predict(engine, cache, validation["galaxy_id"], scale)
+    features, single = _averaged(engine, cache, validation["galaxy_id"], 1)
+    _, mean = _averaged(engine, cache, validation["galaxy_id"], VIEWS[-1])
     difference = float(np.abs(single - run.probabilities("validation")).max())
     if difference > PARITY:
         raise ValueError(
@@ -164,23 +172,20 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
     training = run.part("train")["galaxy_id"]
     if len(training) > REFERENCES:
         training = training.sample(REFERENCES, random_state=0)
-    reference = _reference(_features(engine, cache, training, scale), features, folder / REFERENCE)
+    learnt, _ = _averaged(engine, cache, training, 1)
+    reference = _reference(learnt, features)
+    with atomic(folder / REFERENCE) as temporary:
+        np.savez(temporary, **asdict(reference))
     temperatures = {
         str(views): evaluation.fit_temperature(probabilities, label)
         for views, probabilities in zip(VIEWS, (single, mean))
     }
+    receipt = receipts.read(step)
     card = {
-        "role": run.settings["role"],
-        "backbone": run.settings["backbone"],
-        "initial_weights": run.settings["initial_weights"],
-        "classes": list(run.classes),
-        "merge": run.settings.get("merge"),
-        "decision": run.settings.get("decision"),
+        **{name: run.settings.get(name) for name in COPIED},
         "preprocessing": {
             **preprocessing,
-            "crop": run.settings["crop"],
-            "colour": run.settings["colour"],
-            "input_scale": scale,
+            **{name: run.settings[name] for name in ("crop", "colour")},
         },
         "calibration": {
             "method": "temperature scaling on the validation galaxies (Guo et al. 2017)",
@@ -199,24 +204,22 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
             "flag_percentile": FLAG_PERCENTILE,
             "flag_distance": float(np.percentile(reference.distances, FLAG_PERCENTILE)),
         },
-        "training": run.settings["training"],
         "training_data": {
             "galaxies": run.predictions["split"].value_counts().sort_index().to_dict(),
             "assignment_sha256": run.settings["assignment_sha256"],
-            "image_cache_sha256": run.settings["image_cache_sha256"],
+            "image_cache_sha256": cache.sha256,
         },
+        "seen": run.settings.get("seen", {}),
         "scores": evaluation.scores(run.confusion()),
         "scores_split": run.reported_split,
-        "protocol": run.protocol,
         "onnx": {"largest_difference": difference, "compared_galaxies": len(validation)},
-        "weights_sha256": run.settings["weights_sha256"],
         "files": {name: receipts.sha256(folder / name) for name in (KERAS, ONNX, REFERENCE)},
-        "receipt": _receipt(run_folder),
+        "receipt": {name: receipt[name] for name in RECEIPT},
     }
     with atomic(folder / "card.md") as temporary:
-        temporary.write_text(describe(card))
+        temporary.write_text(describe(card), encoding="utf-8")
     with atomic(folder / CARD) as temporary:
-        temporary.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return Package(folder, card, reference)
 
 
@@ -234,7 +237,7 @@ def load(folder: str | Path) -> Package:
             f"{folder} is no exported model: it has no {CARD}. Give the folder of a training step "
             "or one that `python -m lib.predict export` has written."
         )
-    card = json.loads((folder / CARD).read_text())
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     for name, known in card["files"].items():
         if not (folder / name).is_file() or receipts.sha256(folder / name) != known:
             raise InputError(f"{folder / name} is not the file its card names: export it again")
@@ -265,15 +268,15 @@ probabilities, which mean nothing.
 **How to apply it.** Take an 8-bit RGB image of {pixels["size"]} x {pixels["size"]} px; keep the
 central {side} x {side} px; average blocks of {pixels["binning"]} x {pixels["binning"]} px and round
 to integers, which leaves {pixels["crop"]} x {pixels["crop"]} px. Colour is "{pixels["colour"]}"
-(grey is the mean of the three channels, not rounded). Multiply by {pixels["input_scale"]:.9f}. The
-array, float32 (n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is
-input `pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms
-of the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
+(grey is the mean of the three channels, not rounded). The array, float32 [0, 255],
+(n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is input
+`pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms of
+the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
 `python -m lib.predict` does all of this.
 
 **Training.** Backbone weights from: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
-Class merge: {card["merge"]}. {card["training"]["epochs"]} epochs at most, batches of
-{card["training"]["batch_size"]}, seed {card["training"]["seed"]}.
+Class merge: {card["merge"]}. {card["epochs"]} epoch(s) at most, batches of {card["batch_size"]},
+seed {card["seed"]}. {card["seen"].get("note", "")}
 
 **Scores** on the {card["scores_split"]} galaxies, protocol `{card["protocol"]}`:
 
@@ -307,62 +310,35 @@ def _decision(card: dict) -> str:
     )
 
 
-def _cache_folder(run_folder: Path) -> Path:
-    return run_folder.parent / "02_preprocessing"
-
-
-def _preprocessing(run_folder: Path, settings: dict) -> dict[str, int]:
-    """Size of the files' images and binning that the training images were made with."""
-    parameters = receipts.read(_cache_folder(run_folder))["parameters"]
+def _preprocessing(folder: Path, run_folder: Path, settings: dict) -> dict[str, object]:
+    """How the training images were made, as far as a reader of files has to know."""
+    parameters = receipts.read(folder)["parameters"]
     if settings["crop"] > parameters["crop"]:
-        raise InputError(f"{run_folder} and {_cache_folder(run_folder)} are not of one run")
-    stored = {"stored_colour": parameters["colour"]}
-    return {**{name: parameters[name] for name in ("size", "binning")}, **stored}
+        raise InputError(f"{run_folder} and {folder} are not of one run")
+    return {
+        "size": parameters["size"],
+        "binning": parameters["binning"],
+        "stored_colour": parameters["colour"],
+    }
 
 
-def _receipt(run_folder: Path) -> dict[str, object]:
-    """What of the training step's receipt says where the network comes from."""
-    receipt = receipts.read(run_folder)
-    names = ("step", "git", "library", "packages", "machine", "inputs")
-    return {name: receipt[name] for name in names}
-
-
-def _features(engine: Engine, cache: ImageCache, galaxy_ids, scale: float) -> np.ndarray:
-    """Features of some galaxies of the training survey."""
-    return _over_batches(lambda pixels: (engine.run(pixels)[0],), engine, cache, galaxy_ids, scale)[
-        0
-    ]
-
-
-def _predict(engine: Engine, cache: ImageCache, galaxy_ids, scale: float) -> list[np.ndarray]:
-    """Features, probabilities, and probabilities averaged over all views, of some galaxies."""
-
-    def work(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
-        return *engine.run(pixels), averaged(engine, pixels, VIEWS[-1])[1]
-
-    return _over_batches(work, engine, cache, galaxy_ids, scale)
-
-
-def _over_batches(work: Callable, engine, cache, galaxy_ids, scale: float) -> list[np.ndarray]:
-    """Results of some work on galaxies' pixels, a batch per thread at a time."""
+def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, views: int):
+    """`averaged` of galaxies of the training survey, a batch per thread at a time."""
     rows = cache.rows(galaxy_ids)
     batches = [rows[start : start + engine.batch] for start in range(0, len(rows), engine.batch)]
 
-    def one(batch: np.ndarray) -> tuple[np.ndarray, ...]:
-        return work(network_input(cache.arrays[batch], cache.colour, scale))
+    def work(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pixels = network_input(cache.arrays[batch], cache.colour)
+        return averaged(engine, pixels, views)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [np.concatenate(column) for column in zip(*pool.map(one, batches))]
+        return [np.concatenate(column) for column in zip(*pool.map(work, batches))]
 
 
-def _reference(training: np.ndarray, held_out: np.ndarray, path: Path) -> Reference:
-    """Standardise training features, measure the held-out galaxies by them, and keep both."""
+def _reference(training: np.ndarray, held_out: np.ndarray) -> Reference:
+    """Standardise training features, and measure the held-out galaxies by them."""
     centre, scale = training.mean(axis=0), training.std(axis=0)
     scale = np.maximum(scale, 1e-6 * scale.max())  # a dead feature tells nothing
     standard = (training - centre) / scale
     reference = Reference(centre, scale, standard, np.empty(0, np.float32))
-    distances = np.sort(reference.distance(held_out))
-    reference = Reference(centre, scale, standard, distances)
-    with atomic(path) as temporary:
-        np.savez(temporary, **asdict(reference))
-    return reference
+    return replace(reference, distances=np.sort(reference.distance(held_out)))

@@ -93,11 +93,11 @@ def plan(
     }
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     path = out / PLAN
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
         for shard in (out / SHARDS).glob("*.parquet"):
             shard.unlink()
         with atomic(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     return path
 
 
@@ -105,7 +105,7 @@ def _exported(model: Path, folder: Path) -> Package:
     """The package of a model; a training step is exported unless that has been done."""
     if not package.is_training_run(model):
         return package.load(model)
-    known = json.loads((model / "model.json").read_text())["weights_sha256"]
+    known = json.loads((model / "model.json").read_text(encoding="utf-8"))["weights_sha256"]
     if (folder / CARD).is_file():
         exported = package.load(folder)
         if exported.card["weights_sha256"] == known:
@@ -122,7 +122,7 @@ def read_plan(path: str | Path) -> dict:
         If there is none.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run `python -m lib.predict plan` first") from None
 
@@ -198,7 +198,7 @@ def _predict(
         reasons = [image if isinstance(image, str) else "" for image in images]
         if not found:
             return reasons, np.empty((0, width)), np.empty((0, len(exported.classes)))
-        inputs = network_input(np.stack(found), pixels["colour"], pixels["input_scale"])
+        inputs = network_input(np.stack(found), pixels["colour"])
         return reasons, *averaged(engine, inputs, content["views"])
 
     width = len(exported.reference.centre)
@@ -213,23 +213,18 @@ def _predict(
             reasons += [reason for part in block for reason in part[0]]
             distances.append(exported.reference.distance(np.concatenate([b[1] for b in block])))
             probabilities += [part[2] for part in block]
-    return catalogue.table(
-        listed,
-        reasons,
-        np.concatenate(distances),
-        np.concatenate(probabilities),
-        exported,
-        content["views"],
-    )
+    found = np.concatenate(distances), np.concatenate(probabilities)
+    return catalogue.table(listed, reasons, *found, exported, content["views"])
 
 
 def gather(plan_path: str | Path) -> Path:
-    """Put the shards together into one catalogue in three formats.
+    """Put the shards together into one catalogue.
 
     Returns
     -------
     Path
-        ``catalogue.parquet``; ``catalogue.fits`` and ``catalogue.vot`` lie beside it.
+        ``catalogue.parquet``; beside it lie ``catalogue.fits`` and, unless the survey is very long
+        (see `lib.predict.catalogue`), ``catalogue.vot``.
 
     Raises
     ------
@@ -266,14 +261,12 @@ def run(plan_path: str | Path, log: Callable[[str], None] = print) -> Path:
 
 def summary(path: str | Path) -> dict[str, object]:
     """Numbers of a catalogue: `galaxies`, `predicted`, `flagged`, and `reasons` by frequency."""
-    counts = {"galaxies": 0, "predicted": 0, "flagged": 0}
-    reasons: dict[str, int] = {}
-    with pa.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["reason", "out_of_distribution"]):
-            part = batch.to_pandas()
-            counts["galaxies"] += len(part)
-            counts["predicted"] += int((part["reason"] == "").sum())
-            counts["flagged"] += int(part["out_of_distribution"].sum())
-            for reason, number in part["reason"][part["reason"] != ""].value_counts().items():
-                reasons[reason] = reasons.get(reason, 0) + int(number)
-    return {**counts, "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1]))}
+    table = pa.parquet.read_table(path, columns=["reason", "out_of_distribution"])
+    found = sorted(table["reason"].value_counts().to_pylist(), key=lambda row: -row["counts"])
+    reasons = {row["values"]: row["counts"] for row in found if row["values"]}
+    return {
+        "galaxies": len(table),
+        "predicted": len(table) - sum(reasons.values()),
+        "flagged": int(table["out_of_distribution"].to_numpy().sum()),
+        "reasons": reasons,
+    }

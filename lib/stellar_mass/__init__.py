@@ -1,6 +1,6 @@
-"""Stellar mass, or another property, against arm number (paper Sec. 6).
+"""Stellar mass against arm number (paper Sec. 6): what notebook 06 must be able to trust.
 
-`catalogue` reads and cuts a mass catalogue and matches it to galaxies, `groups` puts them into arm
-classes by label and by model, `published` compares the classes as the paper does, `statistics` as
-it should be done, and `dilution` follows the effect of wrong classes.
+`catalogue` gives galaxies their masses by exact identifiers, `classes` collects their arm classes
+from every source, `statistics` has intervals, shifts at fixed covariates, matched pairs and power,
+`dilution` what wrong classes and a wrong join do, `literature` what others have found.
 """

@@ -1,35 +1,34 @@
-"""Masses of galaxies: read a catalogue, keep its trustworthy rows, match it by identifier.
+"""Galaxies and their stellar masses: read a catalogue, cut it, join it by identifier.
 
 The catalogue of the paper is MPA-JHU in SDSS DR8 (Kauffmann et al. 2003; Brinchmann et al. 2004):
 two FITS files whose rows belong together line by line. An export of CasJobs, or any CSV file with
-an identifier and a mass, is read as well.
+an identifier and a mass, is read as well. `lib.surveys.hart17` brings its masses itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lib import paths
 from lib.paths import resolve
 from lib.schema import InputError
+from lib.surveys import open_survey
 from lib.surveys.gz2 import MASS_FILES
 from lib.surveys.tables import column_names, exact_ids, read_columns
 
 MISSING = -9999.0
 """MPA-JHU's mark of a value that was not measured."""
 
-UNITS = {"stellar_mass": "log10(M* / Msun)", "sfr": "log10(SFR / (Msun / yr))"}
-"""Properties that a mass catalogue gives, with their units."""
-
-COLUMN_UNITS = {
-    **dict.fromkeys(("petromag_g", "petromag_r", "petromag_i", "petromag_mr"), "mag"),
-    **dict.fromkeys(("petror50_r", "petror90_r"), "arcsec"),
-    **dict.fromkeys(("ra", "dec"), "deg"),
+MASS_NAMES = {
+    "log_mass_sed": "SED",
+    "log_mass_nsa": "NSA",
+    "log_mass_mpa": "MPA-JHU",
+    "log_mass_built_in": "built in",
 }
-"""Columns of a survey with a unit; see `lib.surveys.gz2.PROPERTIES`."""
+"""Columns of stellar masses (log10 of solar masses), and how tables and figures call them."""
 
 _INFO_COLUMNS = {
     "ra": "RA",
@@ -44,111 +43,73 @@ _CSV_ALIASES = {"zWarning": "z_warning", "logMstar": "stellar_mass"}
 """Names in CSV files that differ from those in the FITS files: of SDSS, of Hart et al. (2017)."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A property of the galaxies of a sample, and how it was come by.
-
-    Attributes
-    ----------
-    values : DataFrame
-        ``galaxy_id``, ``value`` (float64) and the columns of the sample, for galaxies that have a
-        value; for a property of a mass catalogue also ``matched_by`` ("identifier" or "sky").
-    unit, shift_unit : str
-        Label of the value with its unit; unit of a difference.
-    cuts : DataFrame
-        ``cut``, ``rows`` left after it; empty for a column of the survey.
-    match : DataFrame
-        ``check``, ``galaxies``: what the identifier and the sky match found.
-    masses : DataFrame
-        Trustworthy catalogue rows of the sample's galaxies; empty for a column of the survey.
-    reason : str
-        Why there is nothing to compare; empty when there is.
-    """
-
-    values: pd.DataFrame
-    unit: str
-    shift_unit: str
-    cuts: pd.DataFrame
-    match: pd.DataFrame
-    masses: pd.DataFrame
-    reason: str = ""
-
-
-def measure(
-    sample: pd.DataFrame,
-    prop: str,
+def galaxies_with_masses(
+    run_dir: str | Path,
     survey: str,
     data_dir: str | Path,
     mass_files: list[str] | None = None,
-    radius: float = 2.0,
     need_sfr: bool = False,
-) -> Measured:
-    """Give the galaxies of a sample a stellar mass, or another property.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All galaxies of a run that have a redshift and every stellar mass, one row each.
 
     Parameters
     ----------
-    sample : DataFrame
-        One row per galaxy, with ``galaxy_id``.
-    prop : str
-        A key of `UNITS`, taken from the mass catalogue, or a numeric column of `sample`.
-    survey : str
-        Name of the survey, for messages.
-    data_dir : path
-        Folder of the survey, searched for the two MPA-JHU files.
+    run_dir : path
+        Folder of the run; the sample of `01_sample_selection` is read there. Survey hart17 needs
+        no run: its table is the sample.
+    survey, data_dir : str
+        Name and folder of the survey.
     mass_files : list of str, optional
-        The two FITS files (info, extra) or one CSV file, instead of those in `data_dir`.
-    radius : float
-        Largest separation of the sky match, arcsec.
+        The two MPA-JHU files (info, extra) or one CSV file, instead of those in `data_dir`.
     need_sfr : bool
-        Keep only rows that also have a star-formation rate, as the authors' query does.
+        Keep only rows of the catalogue that also have a star-formation rate, as the authors' query.
+
+    Returns
+    -------
+    galaxies : DataFrame
+        The sample's columns with ``redshift``, ``label`` (missing where there is none), one or
+        more columns of `MASS_NAMES` and, where the radii are known, ``concentration``
+        (r90 / r50). A simulated survey has ``log_mass_built_in``: the mass of each galaxy
+        without its scatter. Sorted by ``galaxy_id``.
+    counts : DataFrame
+        ``step``, ``rows``: what every cut and the join left.
 
     Raises
     ------
     InputError
-        If `prop` is unknown, or the files are missing or not as they must be.
+        If a file or column is missing, or no galaxy has a mass.
     """
-    nothing = pd.DataFrame()
-    if prop not in UNITS:
-        if prop not in sample or not pd.api.types.is_numeric_dtype(sample[prop]):
-            raise InputError(
-                f"property {prop!r} is neither {' nor '.join(UNITS)} nor a numeric column of the "
-                f"sample: choose one of those, or of {_numeric_columns(sample)}"
-            )
-        values = sample.assign(value=sample[prop].astype(float))
-        values = values[np.isfinite(values["value"])].reset_index(drop=True)
-        counts = {"in the sample": len(sample), "with a value": len(values)}
-        match = _counts("check", "galaxies", counts)
-        unit = COLUMN_UNITS.get(prop)
-        label = f"{prop} [{unit}]" if unit else prop
-        return Measured(values, label, unit or f"units of {prop}", nothing, match, nothing)
-    if not _has_key(sample):
-        reason = (
-            f"Survey {survey} has no stellar masses: its galaxies carry neither a spectroscopic "
-            "identifier nor a position, so no mass catalogue can be matched to them."
-        )
-        empty = sample.iloc[:0].assign(value=pd.Series(dtype=float))
-        return Measured(empty, UNITS[prop], "dex", nothing, nothing, nothing, reason)
-    raw = read_masses(find_files(data_dir, mass_files), value=prop)
-    good, cuts = quality_cuts(raw, prop, need_sfr)
-    matched, match = match_masses(sample, good, raw, radius)
-    found = matched[matched["value"].notna()].reset_index(drop=True)
-    reason = (
-        ""
-        if len(found)
-        else (
-            f"None of the {len(sample):,} galaxies of survey {survey} has a trustworthy row in the "
+    if survey == "hart17":
+        galaxies = open_survey(survey, data_dir).votes
+        columns = ["redshift", "log_mass_sed", "log_mass_nsa"]
+        counts = {"spirals in the table": len(galaxies)}
+        for column in columns:
+            galaxies = galaxies[galaxies[column].notna()]
+            counts[f"with {column}"] = len(galaxies)
+        counts["of these with a clean flag of T11"] = int(galaxies["label"].notna().sum())
+        return galaxies.reset_index(drop=True), _counts("step", "rows", counts)
+    sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+    raw = read_masses(find_files(data_dir, mass_files))
+    good, cuts = quality_cuts(raw, need_sfr)
+    matched, match = match_masses(sample, good, raw)
+    found = matched[matched["log_mass_mpa"].notna() & matched["redshift"].notna()]
+    if found.empty:
+        raise InputError(
+            f"none of the {len(sample):,} galaxies of survey {survey} has a trustworthy row in the "
             "mass catalogue: is it that of another sky area or data release?"
         )
-    )
-    return Measured(found, UNITS[prop], "dex", cuts, match, good, reason)
+    if {"petror50_r", "petror90_r"} <= set(found):
+        found = found.assign(concentration=found["petror90_r"] / found["petror50_r"])
+    truth = resolve(data_dir) / "truth.parquet"
+    if truth.is_file():
+        # The simulator takes long to import, and no other survey needs it.
+        from lib.surveys.mock.survey import MASS_SHIFT, mass_at_redshift
 
-
-def _numeric_columns(sample: pd.DataFrame) -> str:
-    return ", ".join(c for c in sample.select_dtypes("number") if not c.endswith("id"))
-
-
-def _has_key(sample: pd.DataFrame) -> bool:
-    return any(_filled(sample, c) for c in _IDS) or _filled(sample, "ra", "dec")
+        true_class = pd.read_parquet(truth).set_index("galaxy_id")["arm_class"]
+        shift = found["galaxy_id"].map(true_class).map(MASS_SHIFT).fillna(0.0)
+        found = found.assign(log_mass_built_in=mass_at_redshift(found["redshift"]) + shift)
+    counts = pd.concat([cuts.set_axis(["step", "rows"], axis=1), match], ignore_index=True)
+    return found.sort_values("galaxy_id", ignore_index=True), counts
 
 
 def _filled(table: pd.DataFrame, *columns: str) -> bool:
@@ -162,19 +123,6 @@ def shared_key(sample: pd.DataFrame, masses: pd.DataFrame) -> str | None:
 
 def _counts(what: str, unit: str, counts: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame({what: list(counts), unit: list(counts.values())})
-
-
-def check_settings(**settings: float) -> None:
-    """Refuse a parameter of the analysis that is not above zero.
-
-    Raises
-    ------
-    InputError
-        Names the parameter and its value.
-    """
-    for name, value in settings.items():
-        if value <= 0:
-            raise InputError(f"parameter {name} is {value}: it must be above 0")
 
 
 def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> list[Path]:
@@ -202,15 +150,13 @@ def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> lis
     return files
 
 
-def read_masses(files: list[Path], value: str = "stellar_mass") -> pd.DataFrame:
+def read_masses(files: list[Path]) -> pd.DataFrame:
     """Read a mass catalogue in canonical columns.
 
     Parameters
     ----------
     files : list of path
         As `find_files` gives them.
-    value : str
-        Property that the file must have: "stellar_mass" or "sfr".
 
     Returns
     -------
@@ -227,7 +173,7 @@ def read_masses(files: list[Path], value: str = "stellar_mass") -> pd.DataFrame:
     """
     if len(files) == 2:
         return _read_pair(*files)
-    return _read_csv(files[0], value)
+    return _read_csv(files[0])
 
 
 def _read_pair(info: Path, extra: Path) -> pd.DataFrame:
@@ -253,7 +199,7 @@ def _read_pair(info: Path, extra: Path) -> pd.DataFrame:
     return _with_result(pd.concat([first, second], axis=1))
 
 
-def _read_csv(path: Path, value: str) -> pd.DataFrame:
+def _read_csv(path: Path) -> pd.DataFrame:
     names = {name.lower() for name in column_names(path)}
     ids = {new: name for new, name in _IDS.items() if name.lower() in names}
     numbers = _INFO_COLUMNS | _EXTRA_COLUMNS
@@ -265,7 +211,7 @@ def _read_csv(path: Path, value: str) -> pd.DataFrame:
             f"{path} has no column {' or '.join(_IDS)} to match by: add it to the query"
         )
     return _with_result(
-        read_columns(path, ids=ids, numbers=numbers, optional=set(numbers) - {value})
+        read_columns(path, ids=ids, numbers=numbers, optional=set(numbers) - {"stellar_mass"})
     )
 
 
@@ -278,46 +224,38 @@ def _with_result(table: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def quality_cuts(
-    raw: pd.DataFrame, prop: str = "stellar_mass", need_sfr: bool = False
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def quality_cuts(raw: pd.DataFrame, need_sfr: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep the rows that the paper trusts (Sec. 6), and count each cut.
 
-    The cuts are reliable != 0, z_warning = 0, z > 0 and a measured property. A CSV file may lack
-    the columns of a cut, since a CasJobs query can apply it; the table then says so.
+    The cuts are reliable != 0, z_warning = 0, z > 0 and a measured mass. A CSV file may lack the
+    columns of a cut, since a CasJobs query can apply it; the table then says so.
 
     Returns
     -------
     good : DataFrame
-        Rows that pass, with ``value``, the property.
+        Rows that pass.
     cuts : DataFrame
-        ``cut``, ``rows`` that are left after it, ``removed``.
+        ``cut``, ``rows`` that are left after it.
 
     Raises
     ------
     InputError
-        If a property is NaN in a row that is trustworthy otherwise.
+        If a mass is NaN in a row that is trustworthy otherwise.
     """
-    tests = {
-        "reliable != 0": ("reliable", lambda column: column != 0),
-        "z_warning = 0": ("z_warning", lambda column: column == 0),
-        "z > 0": ("z", lambda column: column > 0),
-    }
-    measured = [prop] + (["sfr"] if need_sfr and prop != "sfr" else [])
-    keep = np.ones(len(raw), dtype=bool)
-    counts = {"rows with a result": len(raw)}
-    for cut, (column, test) in tests.items():
-        if column not in raw:
+    keep = pd.Series(True, index=raw.index)
+    counts = {"catalogue rows with a result": len(raw)}
+    for cut in ("reliable != 0", "z_warning == 0", "z > 0"):
+        if cut.split()[0] in raw:
+            keep &= raw.eval(cut)
+            counts[cut] = int(keep.sum())
+        else:
             counts[f"{cut} (not in the file: left to its query)"] = int(keep.sum())
-            continue
-        keep &= test(raw[column]).to_numpy()
-        counts[cut] = int(keep.sum())
-    for column in measured:
+    for column in ["stellar_mass", *(["sfr"] if need_sfr else [])]:
         if column not in raw:
             raise InputError(
                 f"the mass catalogue has no column {column}: add it, or set need_sfr to False"
             )
-        undefined = keep & raw[column].isna().to_numpy()
+        undefined = keep & raw[column].isna()
         if undefined.any():
             key = next(k for k in _IDS if k in raw)
             raise InputError(
@@ -325,11 +263,9 @@ def quality_cuts(
                 f"(first: {key} {raw.loc[undefined, key].iloc[0]}). Mark values that were not "
                 f"measured by {MISSING:.0f}, or remove those rows."
             )
-        keep &= (raw[column] != MISSING).to_numpy()
+        keep &= raw[column] != MISSING
         counts[f"{column} measured"] = int(keep.sum())
-    cuts = _counts("cut", "rows", counts)
-    cuts["removed"] = (-cuts["rows"].diff()).fillna(0).astype(int)
-    return raw[keep].assign(value=raw.loc[keep, prop].astype(float)), cuts
+    return raw[keep], _counts("cut", "rows", counts)
 
 
 def match_masses(
@@ -337,7 +273,7 @@ def match_masses(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Match catalogue rows to galaxies by identifier, and by position where that fails.
 
-    A galaxy whose identifier is in the catalogue but whose row was cut stays without a value. The
+    A galaxy whose identifier is in the catalogue but whose row was cut stays without a mass. The
     sky match takes galaxies whose identifier the catalogue does not have; a pair is left out as
     ambiguous when a galaxy has several rows, or a row several galaxies, within `radius`. For
     galaxies matched by identifier the nearest row on the sky is a cross-check.
@@ -355,10 +291,10 @@ def match_masses(
     Returns
     -------
     matched : DataFrame
-        `sample` with ``value`` (NaN where there is none), ``matched_by`` and, where the catalogue
-        has it, ``redshift`` of galaxies that had none; sorted as `sample`.
+        `sample` with ``log_mass_mpa`` (NaN where there is none), ``matched_by`` and, where the
+        catalogue has it, ``redshift`` of galaxies that had none; sorted as `sample`.
     report : DataFrame
-        ``check``, ``galaxies``.
+        ``step``, ``rows``: what the identifier and the sky match found.
 
     Raises
     ------
@@ -384,21 +320,21 @@ def match_masses(
         known = (ids > 0) & np.isin(ids, raw[key])
     by_id = row >= 0
     counts = {
-        "in the sample": len(matched),
+        "galaxies of the sample": len(matched),
         f"matched by {key or 'identifier'}": int(by_id.sum()),
     }
     if has_sky and len(good):
         row, found = _sky_match(matched, good, row, known, radius)
         counts |= found
     counts["in the catalogue, but cut"] = int((known & ~by_id).sum())
-    counts["with a value"] = int((row >= 0).sum())
+    counts["with a mass"] = int((row >= 0).sum())
     matched["matched_by"] = np.select([by_id, row >= 0], ["identifier", "sky"], default="")
-    matched["value"] = _taken(good["value"], row)
+    matched["log_mass_mpa"] = _taken(good["stellar_mass"], row)
     if "z" in good:
         # The survey's own redshift comes first; the spectrum's where the survey has none.
         known_z = matched.get("redshift", pd.Series(np.nan, index=matched.index))
         matched["redshift"] = known_z.fillna(pd.Series(_taken(good["z"], row)))
-    return matched, _counts("check", "galaxies", counts)
+    return matched, _counts("step", "rows", counts)
 
 
 def _keys(table: pd.DataFrame) -> str:
@@ -466,36 +402,3 @@ def _positions(table: pd.DataFrame):
     from astropy.coordinates import SkyCoord
 
     return SkyCoord(table["ra"].to_numpy(float), table["dec"].to_numpy(float), unit="deg")
-
-
-def join_by_position(sample: pd.DataFrame, masses: pd.DataFrame) -> pd.DataFrame:
-    """Join sample and masses by row number after sorting both, which is a mistake.
-
-    This is how the authors' public notebook joins the two tables: as soon as one galaxy has no
-    mass, every later row gets the mass of another galaxy. It is here to show what that does.
-
-    Parameters
-    ----------
-    sample : DataFrame
-        ``galaxy_id`` and an identifier, one row per galaxy.
-    masses : DataFrame
-        The same identifier (see `shared_key`) and ``value``: catalogue rows left after the
-        quality cuts.
-
-    Returns
-    -------
-    DataFrame
-        `sample` sorted by the identifier, with ``value`` of the row beside it and ``own``, whether
-        that is the galaxy's own.
-    """
-    key = shared_key(sample, masses)
-    joined = sample.sort_values(key, kind="stable", ignore_index=True)
-    ids = _sample_ids(joined[key], key)
-    ours = masses[np.isin(masses[key], ids)].sort_values(key)
-    # Padded by hand: a reindex would turn the identifiers into floats.
-    n = min(len(ours), len(joined))
-    beside = np.full(len(joined), -1)
-    beside[:n] = ours[key].to_numpy()[:n]
-    value = np.full(len(joined), np.nan)
-    value[:n] = ours["value"].to_numpy()[:n]
-    return joined.assign(value=value, own=beside == ids)

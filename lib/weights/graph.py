@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import keras
 
+from lib.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from lib.polarnet import ArmNet, PolarNet
 from lib.schema import InputError
 
@@ -40,7 +41,13 @@ BACKBONES = {
     name: getattr(keras.applications, name)
     for name in dir(keras.applications)
     if re.fullmatch(r"EfficientNet(B\d|V2\w+)", name)
-} | {"PolarNet": PolarNet, "ArmNet": ArmNet}
+} | {
+    "EfficientNetLite0": EfficientNetLite0,
+    "EfficientNetLite1": EfficientNetLite1,
+    "EfficientNetLite2": EfficientNetLite2,
+    "PolarNet": PolarNet,
+    "ArmNet": ArmNet,
+}
 """Backbones by name: what makes one, with the arguments of ``keras.applications``.
 
 It must return a flat functional graph on pixels in [0, 255] whose last layer is an activation

@@ -1,0 +1,146 @@
+"""No score is measured on galaxies whose votes the weights at the start have learnt from."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from lib import beyond, recipes, selection, surveys, weights
+from lib.models import Network
+from lib.schema import InputError
+from lib.training import Protocol
+
+NO_COUNTS = {"n_spiral": None, "rho_max": None}  # as profile challenge has it
+AUTHORS = {**NO_COUNTS, "f_spiral": 0.619}
+ARMNET, _ = recipes.apply("votes", Network("B0", "PolarNet", view="polar"), Protocol())
+
+
+def sample_of(ids, survey):
+    table = pd.DataFrame({"galaxy_id": ids, "label": "2"})
+    if survey is not None:
+        table.attrs["survey"] = survey
+    return table
+
+
+def test_the_list_that_travels_with_armnet_is_that_of_its_card():
+    survey, ids = weights.learnt_from("ArmNet")
+    card = json.loads((ROOT / "data" / "weights" / "armnet-3ch.json").read_text())
+    assert (survey, len(ids)) == ("challenge", card["trained_on"]["galaxies"])
+    joined = ",".join(map(str, sorted(ids)))
+    digest = hashlib.sha256(joined.encode()).hexdigest()
+    assert digest == card["trained_on"]["identifiers_sha256"]
+
+
+def test_an_overlap_is_refused_or_left_out():
+    _, ids = weights.learnt_from("ArmNet")
+    sample = sample_of([*ids[:3], -1, -2], "challenge")
+    with pytest.raises(InputError, match=f"3 of 5 galaxies .* {ids[0]}.*overlap = 'leave out'"):
+        recipes.unseen(sample, ARMNET)
+    kept, facts = recipes.unseen(sample, ARMNET, "leave out")
+    assert list(kept["galaxy_id"]) == [-1, -2]
+    assert facts["checked"] and facts["left_out"] == 3 and "3 of 5" in facts["note"]
+    assert json.loads(json.dumps(facts)) == facts
+    whole, facts = recipes.unseen(sample[3:], ARMNET)
+    assert len(whole) == 2 and facts["left_out"] == 0 and facts["note"].startswith("None of the 2")
+
+
+def test_a_table_that_names_no_survey_is_compared_all_the_same():
+    _, ids = weights.learnt_from("ArmNet")
+    with pytest.raises(InputError, match="1 of 2 galaxies"):
+        recipes.unseen(sample_of([ids[7], -1], None), ARMNET)
+    _, facts = recipes.unseen(sample_of([-1], None), ARMNET)
+    assert not facts["checked"]
+
+
+@pytest.mark.parametrize("survey", ["gz2", "gz2_hart16", "another"])
+def test_other_names_of_the_same_galaxies_cannot_be_checked_which_is_said(survey):
+    sample = sample_of([587738410863493299], survey)
+    kept, facts = recipes.unseen(sample, ARMNET)
+    assert len(kept) == 1 and not facts["checked"]
+    assert "not checked" in facts["note"] and "Galaxy Zoo 2 under other names" in facts["note"]
+
+
+def test_simulated_galaxies_and_weights_without_votes_have_no_overlap():
+    _, facts = recipes.unseen(sample_of([1], "mock"), ARMNET)
+    assert facts["checked"] and "Simulated" in facts["note"]
+    _, ids = weights.learnt_from("ArmNet")
+    sample = sample_of(ids[:5], "challenge")
+    kept, facts = recipes.unseen(sample, Network("B0", "PolarNet", "mock", 72, view="polar"))
+    assert kept is sample and facts == {}
+    with pytest.raises(InputError, match="overlap = 'keep'"):
+        recipes.unseen(sample, ARMNET, "keep")
+
+
+def test_weights_are_saved_with_their_list_and_a_changed_list_is_refused(tmp_path):
+    pixels = keras.Input((8, 8, 3))
+    net = keras.Model(pixels, keras.layers.Conv2D(2, 3, name="top_conv")(pixels), name="net")
+    weights.save_bundled(net, {"source": "votes"}, tmp_path, survey="challenge", galaxy_ids=[5, 9])
+    survey, ids = weights.learnt_from("Net", 3, tmp_path)
+    assert survey == "challenge" and list(ids) == [5, 9]
+    kept, _ = weights.unseen(
+        sample_of([5, 6], "challenge"), "votes", "Net", overlap="leave out", folder=tmp_path
+    )
+    assert list(kept["galaxy_id"]) == [6]
+    listed = tmp_path / "net-3ch.galaxies.txt"
+    listed.write_text("5\n")
+    with pytest.raises(InputError, match="not the list that net-3ch.json names"):
+        weights.learnt_from("Net", 3, tmp_path)
+    listed.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        weights.learnt_from("Net", 3, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def challenge(challenge_sample):
+    return surveys.open_survey("challenge", challenge_sample).votes
+
+
+def chosen(votes, thresholds):
+    sample, _ = selection.select(votes, selection.make_criteria("paper-text", thresholds))
+    sample.attrs["survey"] = "challenge"
+    return sample
+
+
+@pytest.mark.real
+def test_armnet_has_learnt_from_what_profile_challenge_leaves_over(challenge):
+    """The list made anew from the survey, by the rule of `beyond.voted_galaxies`."""
+    sample = chosen(challenge, NO_COUNTS)
+    others = challenge[challenge["has_image"] & ~challenge["galaxy_id"].isin(sample["galaxy_id"])]
+    _, ids = weights.learnt_from("ArmNet")
+    assert sorted(others["galaxy_id"]) == list(ids)
+    kept, facts = recipes.unseen(sample, ARMNET)
+    assert len(kept) == 1226 and facts["left_out"] == 0
+
+
+@pytest.mark.real
+def test_the_authors_cut_takes_92_galaxies_that_armnet_has_learnt_from(
+    challenge, tmp_path, monkeypatch
+):
+    sample = chosen(challenge, AUTHORS)
+    with pytest.raises(InputError, match="92 of 1,318 galaxies"):
+        recipes.unseen(sample, ARMNET)
+    kept, facts = recipes.unseen(sample, ARMNET, "leave out")
+    assert (len(kept), facts["left_out"]) == (1226, 92)
+
+    # The same through the tables of a run, as notebook 12 reads them.
+    for step in ("01_sample_selection", "02_preprocessing"):
+        (tmp_path / step).mkdir()
+    sample.to_parquet(tmp_path / "01_sample_selection" / "sample.parquet")
+    cache = SimpleNamespace(
+        has=lambda ids: np.ones(len(ids), bool),
+        rows=lambda ids: np.arange(len(ids)),
+        arrays=np.zeros((len(sample), 1)),
+    )
+    monkeypatch.setattr(beyond.images, "open_cache", lambda *_: cache)
+    monkeypatch.setattr(beyond.classical, "features", lambda *_, **__: None)
+    monkeypatch.setattr(beyond, "_features", lambda *_: {})
+    with pytest.raises(InputError, match="92 of 1,318 galaxies"):
+        beyond.read(str(tmp_path))
+    data = beyond.read(str(tmp_path), overlap="leave out")
+    assert len(data.sample) == 1226 and data.seen["left_out"] == 92
+    assert not data.sample["galaxy_id"].isin(weights.learnt_from("ArmNet")[1]).any()
