@@ -521,7 +521,6 @@ def test_profile_gz2_names_the_papers_weights():
 
     settings = profiles.load("gz2").overrides["03_train_b0"]
     assert settings["weights"] == f"zoobot-checkpoint:{download.CHECKPOINT}"
-    assert {**profiles.default_parameters("03_train_b0"), **settings}["colour"] == "grey"
 
 
 def test_git_hashes_are_those_of_git(tmp_path):

@@ -223,6 +223,7 @@ def test_the_time_limit_is_kept_and_a_failed_step_is_an_error(checkout):
         [p for p in psutil.process_iter(["cmdline"]) if str(checkout) in str(p.info["cmdline"])], 30
     )
     assert not alive, "a process of the session is still there"
+    profile = load(checkout)
     (checkout / "notebooks" / "01_sample_selection.py").write_text(
         NOTEBOOK.format(name="01_sample_selection") + "raise ValueError\n"
     )

@@ -140,5 +140,6 @@ finished = kaggle.run(chosen, hours)
 
 # %%
 for step in chosen.steps:
-    states = {"done": runs / profile / step, "begun": runs / profile / f"{step}.partial"}
-    print(step, next((state for state, folder in states.items() if folder.is_dir()), "not begun"))
+    states = {f"{step}/receipt.json": "done", f"{step}.partial": "begun"}
+    there = [state for name, state in states.items() if (runs / profile / name).exists()]
+    print(step, *there[:1] or ["not begun"])
