@@ -412,7 +412,8 @@ bullets += [
     f"Joined by row position with {lost} of {n:,} rows dropped, {position['found'][lost]:.0%} of "
     f"{repeats:,} repeats find 3 or more against 2; by identifier p = {trials['p'].iloc[0]:.1g}.",
     f"Different after Holm's correction: {found}. A true shift of m = 3 is seen from "
-    f"{power.loc['3', 'paper']:.2f} dex in the paper's sample, {power.loc['3', 'here']:.2f} here.",
+    f"{power['paper'].get('3', np.nan):.2f} dex in the paper's sample, here "
+    f"from {power['here'].get('3', np.nan):.2f}.",
     f"By source of the classes: {'; '.join(f'{q}: {texts[q]}' for q in asked)}. Asked twice, the "
     f"same class: {', '.join(f'{a.first} {a.same:.0%} of {a.n:,}' for a in again.itertuples())}.",
 ]
