@@ -618,6 +618,8 @@ def test_minimum_detectable_shift_is_found_four_times_in_five():
     large = statistics.minimum_detectable_shift(5000, 5000, 1.0)
     assert large == pytest.approx(2.8016 * np.sqrt(2 / 5000), rel=1e-3)
     assert np.isnan(statistics.minimum_detectable_shift(1, 100, 1.0))
+    table = statistics.detectable_shifts(pd.DataFrame({"here": [25, 200]}, ["1", "2"]), spread)
+    assert table["here"].tolist() == pytest.approx([shift, shift])
 
 
 def test_implied_shifts_recover_the_data_behind_a_table():
@@ -710,6 +712,27 @@ def test_excess_is_corrected_for_the_number_of_classes():
         single.append((table["p"] < 0.05).any())
         whole.append((table["p_holm"] < 0.05).any())
     assert np.mean(whole) < 0.13 and np.mean(single) > 1.5 * np.mean(whole)
+
+
+def test_all_classes_of_all_sources_are_one_family_of_tests():
+    rng = np.random.default_rng(19)
+    labels, galaxy_id = rng.choice(["1", "2"], 200), np.arange(200)
+    values = rng.normal(0, 0.3, 200)
+    parts = {"label": labels} | {c: random_errors(rng, labels, 0.3) for c in ("a", "b")}
+    rows = [
+        {"galaxy_id": galaxy_id, "source": s, "merged": m, "log_mass": values}
+        for s, m in parts.items()
+    ]
+    data = pd.concat([pd.DataFrame(row) for row in rows])
+    # A galaxy without a label cannot be compared.
+    more = pd.DataFrame({"galaxy_id": [999], "source": "a", "merged": "2", "log_mass": 99.0})
+    found = dilution.by_source(pd.concat([data, more]), "label", 50, 1)
+    assert set(found["source"]) == {"a", "b"} and (found["n"] >= 10).all()
+    assert found["observed_shift"].abs().max() < 1
+    assert found["p_holm"].max() <= 1
+    assert found["p_holm"].min() == pytest.approx(
+        min(1, found["p"].min() * found["p"].notna().sum())
+    )
 
 
 def test_class_without_errors_has_no_excess_to_test():

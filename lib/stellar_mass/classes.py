@@ -12,6 +12,7 @@ from scipy import stats
 from lib import evaluation
 from lib.paths import resolve
 from lib.schema import ARM_CLASSES, MERGES, InputError, merged_classes
+from lib.stellar_mass.catalogue import MASS_NAMES
 from lib.surveys.gz2 import ARM_ANSWERS, COUNT_COLUMNS
 from lib.surveys.tables import read_columns
 
@@ -128,6 +129,21 @@ def collect(
     table = table.astype({"number": float, "learnt": bool})
     order = ["galaxy_id", "source", "arm_class", "merged", "number", "learnt"]
     return table[order].reset_index(drop=True)
+
+
+def with_masses(table: pd.DataFrame, galaxies: pd.DataFrame) -> pd.DataFrame:
+    """One row per galaxy, source of its class and kind of mass (``mass``, ``log_mass``).
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `collect` gives it.
+    galaxies : DataFrame
+        ``galaxy_id``, ``redshift`` and columns of `lib.stellar_mass.catalogue.MASS_NAMES`.
+    """
+    joined = table.merge(galaxies, on="galaxy_id", validate="many_to_one")
+    data = joined.melt([*table, "redshift"], var_name="mass", value_name="log_mass")
+    return data.assign(mass=data["mass"].map(MASS_NAMES))
 
 
 def _read(path: Path, identifier: str, **columns) -> pd.DataFrame:

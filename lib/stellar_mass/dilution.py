@@ -62,6 +62,37 @@ def predicted_dilution(
     return table.assign(p_holm=holm(table["p"]))
 
 
+def by_source(data: pd.DataFrame, reference: str, n_resamples: int, seed: int) -> pd.DataFrame:
+    """`predicted_dilution` of every source of classes, with one correction for all classes.
+
+    Parameters
+    ----------
+    data : DataFrame
+        ``galaxy_id``, ``source``, ``merged`` and ``log_mass``, one row per galaxy and source.
+    reference : str
+        The source whose classes are taken as right.
+
+    Returns
+    -------
+    DataFrame
+        With ``source``; classes with fewer than ten galaxies are left out.
+    """
+    right = data[data["source"] == reference].set_index("galaxy_id")["merged"]
+    tables = []
+    for source, table in data[data["source"] != reference].groupby("source", sort=False):
+        table = table[table["galaxy_id"].isin(right.index)]
+        found = predicted_dilution(
+            table["log_mass"].to_numpy(),
+            table["galaxy_id"].map(right).to_numpy(),
+            table["merged"].to_numpy(),
+            n_resamples,
+            seed=seed,
+        )
+        tables.append(found[found["n"] > 9].assign(source=source))
+    diluted = pd.concat(tables, ignore_index=True)
+    return diluted.assign(p_holm=holm(diluted["p"]))
+
+
 def _dilution(values: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Reference, expected and observed shift, shape (3, classes)."""
     n = len(CLASSES)

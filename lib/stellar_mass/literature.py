@@ -51,6 +51,15 @@ FINDINGS = pd.DataFrame(
 )
 """From the abstracts of the works; the last row from Sec. 6 and the abstract of the paper."""
 
+CAPTION_11 = (
+    "Fig. 11: smoothed density of stellar mass for each arm class (line) and all galaxies (grey), "
+    "by GZ2 label. A class that differs stands off the grey."
+)
+CAPTION_12 = (
+    "Fig. 12: stellar mass by arm class of the GZ2 label, with quartiles (dashed). Violins have "
+    "the same width, however few galaxies they stand for."
+)
+
 
 def implied_shifts(n: pd.Series, t: pd.Series, total: int, confidence: float = 0.95):
     """What printed t of subsample against whole says about subsample against the rest.
@@ -82,3 +91,11 @@ def implied_shifts(n: pd.Series, t: pd.Series, total: int, confidence: float = 0
 def table_4(source: str = "label") -> pd.DataFrame:
     """Rows of the paper's Table 4 for one source of classes, indexed by `CLASSES`."""
     return paper.table_4_p_values().loc[source].rename(index={"4,5+": "4+5+"})
+
+
+def table_4_shifts(spread: float) -> pd.DataFrame:
+    """`implied_shifts` of Table 4 by label in dex, for a spread within the classes (dex)."""
+    table = table_4()
+    implied = implied_shifts(table["n"], table["t"], paper.MATCHED_SIZE).rename_axis("m")
+    implied[["shift", "shift_low", "shift_high"]] *= spread
+    return implied.reset_index().assign(method="the paper's Table 4")

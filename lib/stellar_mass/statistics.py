@@ -191,6 +191,18 @@ def minimum_detectable_shift(
     return float(noncentrality * spread * np.sqrt(1 / n + 1 / n_rest))
 
 
+def detectable_shifts(sizes: pd.DataFrame, spread: float) -> pd.DataFrame:
+    """`minimum_detectable_shift` of each class against the others of its column of sizes."""
+    total = sizes.sum()
+    return pd.DataFrame(
+        {
+            name: [minimum_detectable_shift(n, total[name] - n, spread) for n in column]
+            for name, column in sizes.items()
+        },
+        index=sizes.index,
+    )
+
+
 def class_shifts(
     table: pd.DataFrame, value: str, covariates: list[str], comparisons: dict[str, tuple]
 ) -> pd.DataFrame:
