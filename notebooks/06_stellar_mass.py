@@ -33,6 +33,9 @@
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
+# %% tags=["remove-input"]
+# What made the outputs below: the run fills it in.
+
 # %% [markdown]
 # ## 1 Set-up
 #

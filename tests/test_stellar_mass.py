@@ -442,8 +442,8 @@ def test_real_people_set_a_ceiling(real, gz2_tables):
     assert drawn["within_one"] == pytest.approx((difference <= 1).mean())
     assert drawn["within_one"] == pytest.approx(0.93, abs=0.005)
     assert drawn["spearman"] == pytest.approx(by_hand.corr("spearman").iloc[0, 1])
-    assert agreement.loc[("GZ2 label", "GZ2 name"), "same"] == 1
-    assert 0.75 < agreement.loc[("GZ2 votes", "GZ2 votes, again"), "same"] < 0.95
+    assert agreement.loc[("volunteers' label", "GZ2 name"), "same"] == 1
+    assert 0.75 < agreement.loc[("votes", "votes, again"), "same"] < 0.95
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -777,7 +777,7 @@ def test_masses_of_the_mock_are_those_of_the_truth(mock):
     by_hand = mass_at_redshift(true["redshift"]) + true["arm_class"].map(MASS_SHIFT).fillna(0)
     np.testing.assert_allclose(galaxies["log_mass_built_in"], by_hand, atol=1e-4)
     assert counts["rows"].iloc[-1] == len(galaxies) > 500
-    assert set(table["source"]) == {"GZ2 label", "truth", "GZ2 votes", "GZ2 votes, again"}
+    assert set(table["source"]) == {"volunteers' label", "truth", "votes", "votes, again"}
     seen = table[table["source"] == "truth"].set_index("galaxy_id")["arm_class"]
     expected = true.set_index("galaxy_id")["arm_class"][seen.index]
     assert (seen == expected).all()

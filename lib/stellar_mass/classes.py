@@ -22,7 +22,7 @@ CLASSES = merged_classes("4+5+")
 MANY = ("3", "4", "5+", "4+5+")
 """Classes with three arms or more."""
 
-LABEL = "GZ2 label"
+LABEL = "volunteers' label"
 AGAIN = ", again"
 """End of the name of a source that repeats another one."""
 
@@ -104,8 +104,8 @@ def collect(
     if truth.is_file():
         parts["truth"] = pd.read_parquet(truth)[["galaxy_id", "arm_class"]]
     counts = _counts_in(folder, galaxies)
-    parts["GZ2 votes"] = classes_of(counts)
-    parts["GZ2 votes" + AGAIN] = classes_of(vote_again(counts, seed))
+    parts["votes"] = classes_of(counts)
+    parts["votes" + AGAIN] = classes_of(vote_again(counts, seed))
     if (folder / _NAMES_FILE).is_file():
         parts["GZ2 name"] = _read(folder / _NAMES_FILE, "objid", texts={"arm_class": "arm"})
         parts["GZ2 name"]["arm_class"] = parts["GZ2 name"]["arm_class"].replace("+", "5+")

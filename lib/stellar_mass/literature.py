@@ -53,10 +53,10 @@ FINDINGS = pd.DataFrame(
 
 CAPTION_11 = (
     "Fig. 11: smoothed density of stellar mass for each arm class (line) and all galaxies (grey), "
-    "by GZ2 label. A class that differs stands off the grey."
+    "by the volunteers' label. A class that differs stands off the grey."
 )
 CAPTION_12 = (
-    "Fig. 12: stellar mass by arm class of the GZ2 label, with quartiles (dashed). Violins have "
+    "Fig. 12: stellar mass by arm class of the volunteers' label, with quartiles (dashed). Violins have "
     "the same width, however few galaxies they stand for."
 )
 
