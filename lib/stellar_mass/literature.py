@@ -56,8 +56,8 @@ CAPTION_11 = (
     "by the volunteers' label. A class that differs stands off the grey."
 )
 CAPTION_12 = (
-    "Fig. 12: stellar mass by arm class of the volunteers' label, with quartiles (dashed). Violins have "
-    "the same width, however few galaxies they stand for."
+    "Fig. 12: stellar mass by arm class of the volunteers' label, with quartiles (dashed). Violins "
+    "have the same width, however few galaxies they stand for."
 )
 
 
