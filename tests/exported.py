@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib import images, models, receipts, training
+from lib import images, networks, receipts, training
 
 SIZE, CROP, BINNING = 96, 32, 2
 CLASSES = ("1", "2", "?")
@@ -51,14 +51,29 @@ def make_run(folder, data_dir=None, table=None, size=SIZE, crop=CROP, binning=BI
     images.write_cache(table, data_dir, preprocessing, **settings)
     receipts.write(preprocessing, {"step": "02_preprocessing", "parameters": settings})
     grey = images.open_cache(preprocessing, crop, "grey")
-    network = models.Network(
-        "B0", "EfficientNetB0", crop=crop, colour="grey", trainable="frozen", dense_units=16
+    body, origin = networks.backbone("EfficientNetB0", crop, "grey", "none")
+    pooled = keras.layers.GlobalAveragePooling2D(name="features")(body.output)
+    copies = images.Copies(grey, seed=42)
+    store = training.FeatureStore(keras.Model(body.input, pooled), copies, folder / "features")
+    keras.utils.set_random_seed(42)
+    head = keras.Sequential(
+        [
+            keras.Input(pooled.shape[1:]),
+            keras.layers.Dense(16, activation="relu", name="dense"),
+            keras.layers.Dense(len(CLASSES), activation="softmax", name="classes"),
+        ]
     )
-    protocol = training.Protocol(epochs=20, learning_rate=1e-2, feature_views=2)
-    features = folder / "features"
-    result = training.train(
-        network, protocol, grey, table, run, features=features, log=lambda line: None
-    )
-    training.save_run(result, run)
+    head.compile(keras.optimizers.Adam(1e-2), "categorical_crossentropy", metrics=["accuracy"])
+    settings = {
+        **{"role": "B0", "backbone": "EfficientNetB0", "protocol": "published"},
+        **{"classes": CLASSES, "crop": crop, "colour": "grey", "initial_weights": origin},
+        **{"seed": 42, "epochs": 20, "batch_size": 16, "copies": 2, "images": copies.settings()},
+    }
+    found = training.train(head, store.get, table, folder / "trainings", settings)
+    probability = pooled
+    for layer in head.layers:
+        probability = layer(probability)
+    model = keras.Model(body.input, probability)
+    training.save_run(run, found.settings, found.history, found.predictions, model)
     receipts.write(run, {"step": "03_train_b0", "parameters": {}, "inputs": {}})
     return table

@@ -8,6 +8,7 @@ up in a list of four harmless ones; a file that asks for another is refused.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -156,7 +157,8 @@ class _LegacyTensors(_TensorsOnly):
 def _rebuild_tensor(storage, offset, size, stride, *_ignored):
     """View of a storage as an array, as PyTorch describes it, within the storage's bounds."""
     extent = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if offset < 0 or min(stride, default=0) < 0 or extent >= len(storage):
+    outside = offset < 0 or min(stride, default=0) < 0 or extent >= len(storage)
+    if outside or math.prod(size) > len(storage):  # a stride of 0 repeats a number without end
         raise InputError("a tensor of the PyTorch file reaches beyond its storage")
     view = np.lib.stride_tricks.as_strided(
         storage[offset:], size, [step * storage.itemsize for step in stride], writeable=False
