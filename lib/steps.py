@@ -260,11 +260,15 @@ def _manager(temporary: str, peaks: list[int]) -> type:
 
 
 def execute(
-    step: str, parameters: dict, staging: Path, label: str, until: str | None = None
+    step: str,
+    parameters: dict,
+    staging: Path,
+    label: str,
+    notebook: nbformat.NotebookNode | None = None,
 ) -> int | None:
     """Run a notebook by papermill; its executed copy and its log end up in `staging`.
 
-    With `until` only up to the last cell with that tag.
+    `notebook` has the cells to run, where these are not all of the step's.
 
     Returns
     -------
@@ -278,8 +282,7 @@ def execute(
     """
     target, running = staging / f"{step}.ipynb", staging / f".{step}.running.ipynb"
     source, failed = staging / f".{step}.source.ipynb", staging / f"{step}.failed.ipynb"
-    notebook = jupytext.read(profiles.notebook_path(step))
-    nbformat.write(_up_to(notebook, until, step) if until else notebook, source)
+    nbformat.write(notebook or jupytext.read(profiles.notebook_path(step)), source)
     failed.unlink(missing_ok=True)
     os.environ["SPIRAL_ARMS_OUTPUT"] = str(staging)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -352,9 +355,7 @@ def run(
     final.parent.mkdir(parents=True, exist_ok=True)
     with _locked(final.with_name(f".{final.name}.lock"), f"another run of {step}", PATIENCE):
         staging = final.with_name(final.name + ".partial")
-        if (staging / LOG).exists():
-            with _locked(staging / LOG, f"the kernel of a killed run of {step}", PATIENCE):
-                pass
+        _wait_for_the_kernel(staging, step)
         if has_done(staging, mark):  # the step was killed just before its end
             _move_into_place(staging, final)
         else:
@@ -385,12 +386,22 @@ def run_part(step: str, parameters: dict[str, object], part: str) -> None:
     """
     parameters = {**parameters, "part": part}
     profiles.check_parameters(step, parameters)
+    notebook = _up_to(jupytext.read(profiles.notebook_path(step)), "trainings", step)
     settings = {**profiles.default_parameters(step), **parameters}
     folder = resolve(settings["run_dir"]) / f"{settings['output']}.part-{part.replace('/', '-of-')}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f".{folder.name}.lock"), f"another run of part {part}", PATIENCE):
-        execute(step, parameters, folder, f"{step[:2]} {part}", until="trainings")
+        folder.mkdir(exist_ok=True)
+        _wait_for_the_kernel(folder, step)
+        execute(step, parameters, folder, f"{step[:2]} {part}", notebook)
         shutil.rmtree(folder)
+
+
+def _wait_for_the_kernel(staging: Path, step: str) -> None:
+    """Wait until the kernel of a killed run, which holds the log, has ended."""
+    if (staging / LOG).exists():
+        with _locked(staging / LOG, f"the kernel of a killed run of {step}", PATIENCE):
+            pass
 
 
 def _up_to(notebook: nbformat.NotebookNode, tag: str, step: str) -> nbformat.NotebookNode:
@@ -448,11 +459,13 @@ def _run_step(arguments: argparse.Namespace) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     devices = parameters.get("devices", "one")
     with _gpus_of_its_own(run_dir, devices) if arguments.gpu else nullcontext():
-        if arguments.part is not None:
-            return run_part(step, parameters, arguments.part)
-        folder = run(step, parameters, arguments.after, step[:2])
-    relative = os.path.relpath(folder, project_root())
-    print(f"{count} {name} done in {time.time() - start:.0f} s -> {relative}", flush=True)
+        if arguments.part is None:
+            folder = run(step, parameters, arguments.after, step[:2])
+            where = f" -> {os.path.relpath(folder, project_root())}"
+        else:
+            run_part(step, parameters, arguments.part)
+            where = ""
+    print(f"{count} {name} done in {time.time() - start:.0f} s{where}", flush=True)
 
 
 def _check_data(profile: profiles.Profile) -> None:

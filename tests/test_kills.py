@@ -270,66 +270,82 @@ def test_other_bundled_weights_make_a_training_stale(checkout):
     assert "nothing to do" in (checkout / "printed.txt").read_text()
 
 
-# One run of a sweep, and the notebook that gathers all.
-SWEPT = """# %% tags=["parameters"]
+# A loop of trainings, each skipped when done, and what is made of all of them.
+LOOP = """# %% tags=["parameters"]
 run_dir = "runs/mock"
-output = "03_train_b0"
-seed = 0
+output = "07_image_size"
+seeds = [1, 2, 3, 4]
+part = "1/1"
 
 # %%
 import os, time
-from lib import paths
+from lib import paths, training
 out = paths.output_folder(run_dir, output)
 root = paths.project_root()
-if os.environ.get("STOP_AT") == f"seed {seed}":
-    (root / "reached").write_text(str(os.getpid()))
-    time.sleep(600)
+trainings = paths.resolve(run_dir) / "trainings"
+
+# %% tags=["trainings"]
+for seed in training.part_of(seeds, part):
+    folder = trainings / f"seed {seed}"
+    if (folder / "model.json").exists():
+        continue
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("STOP_AT") == folder.name:
+        (root / "reached").write_text(str(os.getpid()))
+        time.sleep(600)
+    with paths.atomic(folder / "model.json") as file:
+        file.write_text(str(seed))
+    with open(root / "journal.txt", "a") as file:
+        file.write(folder.name + "\\n")
 
 # %%
-with open(root / "journal.txt", "a") as file:
-    file.write(f"seed {seed}\\n")
-(out / "model.json").write_text(str(seed))
-"""
-GATHERING = """# %% tags=["parameters"]
-run_dir = "runs/mock"
-output = "07_image_size"
-sweep = None
-
-# %%
-from lib import paths, sweeps
-out = paths.output_folder(run_dir, output)
-found = [(folder / "model.json").read_text() for folder in sweeps.folders(run_dir, output, sweep)]
+found = [(trainings / f"seed {seed}" / "model.json").read_text() for seed in seeds]
 (out / "found.txt").write_text(" ".join(found))
 """
 
 
-def test_a_sweep_goes_on_with_the_missing_runs_only(checkout):
-    for name, text in {"03_train_b0": SWEPT, "07_image_size": GATHERING}.items():
-        (checkout / "notebooks" / f"{name}.py").write_text(HEADER + text)
+@pytest.fixture
+def loop_checkout(checkout):
+    """The step of a loop of trainings alone."""
+    (checkout / "notebooks" / "07_image_size.py").write_text(HEADER + LOOP)
+    write_profile(checkout, {"steps": ["07_image_size"]})
+    return checkout
 
-    def ask_for(*seeds):
-        blocks = [{"train": "03_train_b0", "grid": {"seed": list(seeds)}}]
-        write_profile(checkout, {"steps": ["07_image_size"], "sweeps": {"07_image_size": blocks}})
 
-    ask_for(1, 2)
-    folder = checkout / "runs" / "mock" / "sweeps" / "07_image_size"
-    first = folder / "b0-seed_1" / receipts.NAME
-    run = start_chain(checkout, "seed 2")
-    kernel = wait_until_reached(checkout, run)
-    unfinished = checkout / ".snakemake" / "incomplete"  # Snakemake's own marks
-    wait_for(lambda: first.exists() and len(list(unfinished.iterdir())) == 1, checkout, run)
-    done = first.stat().st_mtime_ns
-    kill(run, "chain", kernel)
-    assert journal(checkout) == ["seed 1"]
+def test_a_killed_loop_goes_on_with_the_missing_trainings_only(loop_checkout):
+    checkout = loop_checkout
+    run = start_chain(checkout, "seed 3")
+    kill(run, "chain", wait_until_reached(checkout, run))
+    assert journal(checkout) == ["seed 1", "seed 2"]
 
-    ask_for(1, 2, 3)
+    # More trainings are asked for meanwhile: other parameters, so that the step begins anew.
+    content = {"steps": ["07_image_size"], "07_image_size": {"seeds": [1, 2, 3, 4, 5]}}
+    write_profile(checkout, content)
     finish(checkout, start_chain(checkout))
-    assert first.stat().st_mtime_ns == done
-    assert sorted(journal(checkout)) == ["seed 1", "seed 2", "seed 3"]
+    assert journal(checkout) == [f"seed {seed}" for seed in (1, 2, 3, 4, 5)]
     gathered = checkout / "runs" / "mock" / "07_image_size"
-    assert (gathered / "found.txt").read_text() == "1 2 3"
-    inputs = receipts.read(gathered)["inputs"]
-    assert {"b0-seed_1", "b0-seed_2", "b0-seed_3"} <= inputs.keys()
+    assert (gathered / "found.txt").read_text() == "1 2 3 4 5"
+
+
+def test_parts_of_a_loop_are_gathered_and_a_killed_one_goes_on(loop_checkout):
+    checkout = loop_checkout
+    divided = ("-m", "lib.steps", "chain", "--profile", "mock", "--cores", "2")
+    divided += ("--parts", "2")
+    run = start(checkout, *divided, stop_at="seed 3")
+    kernel = wait_until_reached(checkout, run)
+    # The other part, if it has not been done before this one.
+    wait_for(lambda: {"seed 2", "seed 4"} <= {*journal(checkout)}, checkout, run)
+    kill(run, "chain", kernel)
+    assert sorted(journal(checkout)) == ["seed 1", "seed 2", "seed 4"]
+    folder = checkout / "runs" / "mock"
+    assert not (folder / "07_image_size" / receipts.NAME).exists()
+
+    finish(checkout, start(checkout, *divided))
+    assert sorted(journal(checkout)) == [f"seed {seed}" for seed in (1, 2, 3, 4)]
+    assert (folder / "07_image_size" / "found.txt").read_text() == "1 2 3 4"
+    assert not list(folder.glob("*part*"))
+    finish(checkout, start(checkout, *divided))
+    assert "nothing to do" in (checkout / "printed.txt").read_text()
 
 
 # The runner of a step, made to stand still in the middle of what it writes.
@@ -427,10 +443,10 @@ def test_a_second_run_of_a_profile_is_refused_and_one_of_another_is_not(checkout
 
 @pytest.fixture
 def training_checkout(tmp_path):
-    """Notebook 03 with 64 galaxies to train on, noise with a bar of a class's own brightness."""
+    """Notebooks 03 and 04 with 64 galaxies: noise with a bar of a class's own brightness."""
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    shutil.copy(ROOT / "notebooks" / "03_train_b0.py", tmp_path / "notebooks")
-    shutil.copytree(ROOT / "data" / "weights", tmp_path / "data" / "weights")
+    for step in ("03_train_b0", "04_train_v2m"):
+        shutil.copy(ROOT / "notebooks" / f"{step}.py", tmp_path / "notebooks")
     rng = np.random.default_rng(3)
     folder = tmp_path / "runs" / "mock"
     (folder / "survey").mkdir(parents=True)
@@ -449,25 +465,13 @@ def training_checkout(tmp_path):
     return tmp_path
 
 
+# No more epochs than the notebooks' patience, so that none of these stops early.
+SMALL = {"crop": 32, "allow_empty": True, "learning_rate": 0.001}
 # Features of the frozen backbone are kept, so that only the head is trained; many epochs, so that
 # the kill falls into one of them.
-TRAINING = {
-    **{"backbone": "PolarNet", "weights": "mock", "view": "polar", "crop": 72, "colour": "rgb"},
-    "allow_empty": True,
-    "dense_units": 64,
-    "learning_rate": 0.01,
-    "epochs": 80,
-    "patience": 80,
-    "feature_views": 1,
-}
-
-
+HEAD = ("03_train_b0", {**SMALL, "epochs": 30, "copies": 1})
 # The backbone is trained too, with augmented images. Epochs are few: each takes some time.
-FINE_TUNING = {
-    **TRAINING,
-    **{"train_backbone": True, "batch_norm": "train", "feature_views": 0},
-    **{"learning_rate": 0.001, "epochs": 10, "patience": 10},
-}
+FINE_TUNING = ("04_train_v2m", {**SMALL, "epochs": 8})
 on_a_gpu = pytest.mark.skipif(not receipts.machine()["gpus"], reason="there is no GPU here")
 
 # Kills a process that has written better weights, but not yet the state that belongs to them.
@@ -489,34 +493,36 @@ os.replace = replace_or_die
 """
 
 
-def train(root, stop_at=""):
-    command = ["-m", "lib.steps", "run", "03_train_b0", "--profile", "mock"]
+def train(root, stop_at="", step="03_train_b0"):
+    command = ["-m", "lib.steps", "run", step, "--profile", "mock"]
     return start(root, *command, stop_at=stop_at)
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [TRAINING, pytest.param(FINE_TUNING, marks=on_a_gpu)],
+    ("step", "settings"),
+    [HEAD, pytest.param(*FINE_TUNING, marks=on_a_gpu)],
     ids=["the head", "all weights on a GPU"],
 )
-def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(training_checkout, settings):
+def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(
+    training_checkout, step, settings
+):
     root = training_checkout
-    write_profile(root, {"steps": ["03_train_b0"], "03_train_b0": settings})
-    folder = root / "runs" / "mock" / "03_train_b0"
-    checkpoint = folder.with_name("03_train_b0.partial") / "checkpoint"
-    finish(root, train(root))
+    write_profile(root, {"steps": [step], step: settings})
+    folder = root / "runs" / "mock" / step
+    partial = folder.with_name(f"{step}.partial")
+    finish(root, train(root, step=step))
     straight = folder.rename(folder.with_name("straight"))
     better = pd.read_csv(straight / "history.csv")["val_accuracy"].cummax().diff().gt(0)
     assert better.any(), "no epoch is better than the first: nothing to be killed at"
 
-    run = train(root, "between")
+    run = train(root, "between", step)
     assert run.wait(LIMIT) == 1
     assert "kernel died" in (root / "printed.txt").read_text()
-    with np.load(checkpoint / "state.npz") as state:
-        assert len(json.loads(str(state["history"]))) == better.idxmax()
+    with np.load(partial / "checkpoint" / "state.npz") as state:
+        assert len(json.loads(str(state["kept"]))["history"]) == better.idxmax()
 
-    run = train(root)
-    epoch = re.compile(r"epoch \d+/")
+    run = train(root, step=step)
+    epoch = re.compile(r"Epoch \d+/")
     wait_for(lambda: epoch.search((root / "printed.txt").read_text()), root, run)
     (kernel,) = psutil.Process(run.pid).children()
     kernel.kill()
@@ -525,18 +531,17 @@ def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(training_
     assert "kernel died" in printed and f"going on after epoch {better.idxmax()} of" in printed
     assert not folder.exists()
 
-    run = train(root)
-    saved = folder.with_name("03_train_b0.partial") / "model.json"
-    wait_for(saved.exists, root, run)
+    run = train(root, step=step)
+    wait_for((partial / "model.json").exists, root, run)
     (kernel,) = psutil.Process(run.pid).children()
     kernel.kill()
     assert run.wait(LIMIT) == 1 and not folder.exists()
     assert "going on after epoch" in (root / "printed.txt").read_text()
 
-    finish(root, train(root))
+    finish(root, train(root, step=step))
     printed = (root / "printed.txt").read_text()
     epochs = settings["epochs"]
-    assert f"going on after epoch {epochs} of" in printed and f"epoch {epochs}/" not in printed
+    assert f"going on after epoch {epochs} of" in printed and f"Epoch {epochs}/" not in printed
     assert receipts.verify(folder) == [] and not (folder / "checkpoint").exists()
     settings = [json.loads((f / "model.json").read_text()) for f in (straight, folder)]
     assert settings[0] == settings[1]
@@ -557,7 +562,8 @@ def test_a_training_leaves_nothing_in_the_temporary_folder(
 ):
     """TensorFlow writes there what it makes of Python functions, and removes that at its end."""
     root = training_checkout
-    write_profile(root, {"steps": ["03_train_b0"], "03_train_b0": TRAINING})
+    step, settings = HEAD
+    write_profile(root, {"steps": [step], step: settings})
     shutil.copy(ROOT / "Snakefile", root)
     temporary = root / "temporary"
     temporary.mkdir()

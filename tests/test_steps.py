@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT, chain
 
-from lib import code, profiles, receipts, steps, sweeps
+from lib import code, profiles, receipts, steps
 from lib.schema import InputError
 
 NOTEBOOK = """# ---
@@ -86,12 +86,6 @@ def write_profile(root, name, content):
     path.write_text(yaml.safe_dump({"description": "a test", **content}))
 
 
-def sweep(grid, **more):
-    """A profile whose first notebook gathers runs of its second."""
-    block = {"train": "02_second", "grid": grid, **more}
-    return {"steps": ["01_first"], "sweeps": {"01_first": [block]}}
-
-
 def test_a_profile_applies_shared_and_own_parameters(checkout):
     write_profile(
         checkout,
@@ -113,59 +107,16 @@ def test_a_profile_applies_shared_and_own_parameters(checkout):
         ({"steps": ["01_first"], "all": {"sede": 3}}, "no notebook of the profile has.*sede"),
         ({"steps": ["03_third"]}, "no notebook '03_third': choose one of 01_first, 02_second"),
         ({}, "names no `steps`"),
-        ({"steps": ["01_first"], "sweeps": {"02_second": []}}, "wanted notebooks of the profile"),
         (
-            {"steps": ["01_first"], "sweeps": {"01_first": [{"train": "02_second"}]}},
-            "wanted `train`",
+            {"steps": ["01_first"], "sweeps": {"01_first": []}},
+            r"unknown key\(s\) sweeps: keys are description, steps, skipped, all",
         ),
-        (sweep({"rows": 3}), "wanted a list of values for each parameter"),
-        (sweep({"rows": ["3"]}), "rows = '3' is of type str"),
-        (sweep({"rosw": [3]}), "02_second has no parameter 'rosw'"),
-        (sweep({"rows": [3, 3]}), "several runs .*second-rows_3.*give blocks a `name`"),
     ],
 )
 def test_a_wrong_profile_is_refused_by_name(checkout, content, message):
     write_profile(checkout, "p", content)
     with pytest.raises(InputError, match=message):
         profiles.load("p")
-
-
-def test_a_sweep_is_every_combination_of_its_grid(checkout):
-    content = sweep({"rows": [1, 2], "trouble": ["no such"]}, set={"fraction": 0.25})
-    write_profile(checkout, "p", {**content, "all": {"fraction": 1}, "02_second": {"rows": 9}})
-    profile = profiles.load("p")
-    first, second = profile.sweep_runs.values()
-    assert [first.output, second.output] == [
-        f"sweeps/01_first/second-rows_{n}-trouble_no_such" for n in (1, 2)
-    ]
-    assert profile.outputs == [first.output, second.output, "01_first"]
-    assert first.step == "02_second"
-    assert second.parameters == {
-        **{"run_dir": "runs/p", "output": second.output, "rows": 2},
-        **{"trouble": "no such", "fraction": 0.25},
-    }
-    assert profile.made_by(second.output) == ("02_second", second.parameters)
-    assert profile.made_by("01_first") == ("01_first", profile.overrides["01_first"])
-
-
-def test_a_gathering_notebook_is_given_the_runs_of_its_sweep(checkout):
-    source = checkout / "notebooks" / "01_first.py"
-    source.write_text(source.read_text().replace("rows = 3", "sweep = None"))
-    write_profile(checkout, "p", sweep({"rows": [1, 2]}))
-    profile = profiles.load("p")
-    assert profile.overrides["01_first"]["sweep"] == list(profile.sweep_runs)
-    write_profile(checkout, "p", {"steps": ["01_first"]})
-    assert profiles.load("p").overrides["01_first"]["sweep"] == []
-
-    run_dir = checkout / "runs" / "p"
-    for name in ("a", "b", "c.partial"):
-        (run_dir / "sweeps" / "01_first" / name).mkdir(parents=True)
-        (run_dir / "sweeps" / "01_first" / name / "model.json").touch()
-    folders = [run_dir / "sweeps" / "01_first" / name for name in "ab"]
-    assert sweeps.folders(run_dir, "01_first") == folders
-    assert sweeps.folders(run_dir, "01_first", ["sweeps/01_first/b"]) == folders[1:]
-    with pytest.raises(InputError, match="sweeps/01_first/d is missing"):
-        sweeps.folders(run_dir, "01_first", ["sweeps/01_first/d"])
 
 
 def test_unknown_profile_lists_the_known_ones(checkout):
@@ -297,7 +248,7 @@ def test_bundled_weights_are_inputs_of_a_step_that_starts_from_them(checkout):
     other.write_text("from votes")
     other.with_suffix(".json").write_text('{"source": "votes"}')
     assert steps.fingerprint("01_first", {"weights": "mock"}, []) == before
-    for asked in ({"weights": "votes"}, {"recipe": "votes", "weights": "mock"}, {"real_views": 0}):
+    for asked in ({"weights": "votes"}, {"real_views": 0}):
         found = receipts.bundled_weights(asked)
         assert [path.name for path in found] == [other.name]
     assert receipts.bundled_weights({"real_views": 5}) == [file]
@@ -401,3 +352,61 @@ def test_killing_the_runner_leaves_nothing_that_looks_finished(checkout):
         kernel.kill()
     assert (partial / "table.csv").exists()
     assert not (checkout / "runs" / "mock" / "01_first").exists()
+
+
+LOOP = """
+# %% tags=["trainings"]
+trainings = paths.resolve(run_dir) / "trainings"
+trainings.mkdir(exist_ok=True)
+k, n = map(int, part.split("/"))
+for seed in range(5)[k - 1 :: n]:
+    with open(trainings / f"{seed}.txt", "a") as file:
+        file.write(part)
+
+# %%
+(out / "found.txt").write_text(" ".join(p.stem for p in sorted(trainings.iterdir())))
+"""
+
+
+@pytest.mark.chain
+def test_a_part_runs_up_to_the_trainings_and_leaves_nothing_else(checkout, capsys):
+    source = checkout / "notebooks" / "01_first.py"
+    part = "# part of the trainings\npart = '1/1'\n"
+    source.write_text(
+        source.read_text().replace("# how many rows", part + "# how many rows") + LOOP
+    )
+    final = checkout / "runs" / "mock" / "01_first"
+    assert steps.main(["run", "01_first", "--part", "2/2"]) == 0
+    assert "[1/2] 01_first, part 2/2 done" in capsys.readouterr().out
+    trainings = final.with_name("trainings")
+    assert sorted(p.name for p in trainings.iterdir()) == ["1.txt", "3.txt"]
+    assert [p.name for p in final.parent.iterdir() if not p.name.startswith(".")] == ["trainings"]
+
+    steps.run_part("01_first", {"rows": 2}, "1/2")
+    assert sorted(p.name for p in trainings.iterdir()) == [f"{seed}.txt" for seed in range(5)]
+    assert (trainings / "1.txt").read_text() == "2/2", "another part has done it again"
+    assert not final.exists()
+
+
+@pytest.mark.chain
+def test_a_part_that_fails_keeps_its_notebook_to_be_read(checkout):
+    source = checkout / "notebooks" / "01_first.py"
+    source.write_text(
+        source.read_text().replace("rows = 3", "rows = 3\n# a part\npart = ''") + LOOP
+    )
+    with pytest.raises(steps.StepError, match=r"ZeroDivisionError(.|\n)*part-1-of-2"):
+        steps.run_part("01_first", {"trouble": "bug"}, "1/2")
+    folder = checkout / "runs" / "mock" / "01_first.part-1-of-2"
+    assert (folder / "01_first.failed.ipynb").is_file()
+    steps.run_part("01_first", {}, "1/2")
+    assert not folder.exists() and folder.with_name("trainings").is_dir()
+
+
+def test_a_notebook_without_trainings_is_not_divided(checkout):
+    with pytest.raises(InputError, match="01_first has no parameter 'part'"):
+        steps.run_part("01_first", {}, "1/2")
+    source = checkout / "notebooks" / "01_first.py"
+    source.write_text(source.read_text().replace("rows = 3", "rows = 3\n# a part\npart = ''"))
+    with pytest.raises(InputError, match="01_first has no cell tagged 'trainings'"):
+        steps.run_part("01_first", {}, "1/2")
+    assert not (checkout / "runs").exists()
