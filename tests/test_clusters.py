@@ -14,7 +14,7 @@ import slurm
 import yaml
 from conftest import ROOT
 
-from lib import models
+from lib import networks
 from lib.predict import package, survey
 
 PROFILE = ROOT / "profiles" / "slurm" / "config.yaml"
@@ -25,7 +25,7 @@ def plan(tmp_path_factory):
     """A survey of 60 images in two shards, and its catalogue made in this process."""
     folder = tmp_path_factory.mktemp("survey")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.weights, "build", made.backbone)
+        patch.setattr(networks.sources, "build", made.backbone)
         made.make_run(folder)
     model = package.export(folder / "03_train_b0", folder / "model")
     plans = [
@@ -53,45 +53,59 @@ def test_jobs_ask_for_the_resources_of_the_profile(plan):
             assert f"threads: {wanted['set-threads'][name]}\n" in facts
 
 
-@pytest.fixture(scope="module")
-def sweep():
-    """Jobs behind Fig. 5 on a cluster with GPUs, by a dry run: rule and resources by output."""
-    command = [sys.executable, "-m", "snakemake", "--workflow-profile", str(PROFILE.parent)]
-    command += ["--dry-run", "--forceall", "--executor", "dryrun", "--nolock"]
-    command += ["--config", "profile=gz2", "gpus=1", "--", "runs/gz2/07_image_size/receipt.json"]
+LOOPS = {"07_image_size": "image_size", "08_class_balance": "class_balance"}
+LOOPS["09_model_comparison"] = "model_comparison"
+
+
+def jobs(*options, parts):
+    """Jobs of the paper's loops by a dry run: rule, what it reads, what it makes, resources."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--nolock"]
+    command += ["--executor", "dryrun", *options, "--config", "profile=gz2", f"parts={parts}"]
+    command += ["gpus=1", "--", *(f"runs/gz2/{step}/receipt.json" for step in LOOPS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(
-        r"rule (\w+):.*?output: \S*?runs/gz2/(\S+)/receipt.*?resources: ([^\n]*)",
+        r"rule (\w+):\n    input: (.*?)\n    output: (.*?)\n.*?resources: ([^\n]*)",
         done.stdout,
         re.DOTALL,
     )
-    return {
-        output: (rule, dict(r.split("=") for r in resources.split(", ")))
-        for rule, output, resources in found
-    }
+    return [
+        (rule, inputs.split(", "), output, dict(r.split("=") for r in resources.split(", ")))
+        for rule, inputs, output, resources in found
+    ]
 
 
-def test_trainings_of_a_sweep_ask_for_a_gpu_time_and_memory(sweep):
-    trainings = {k: v for k, v in sweep.items() if k.startswith("sweeps/07_image_size/")}
-    assert len(trainings) == 2 * 10 * 5  # two networks, ten sizes, five seeds
-    for output, (rule, resources) in trainings.items():
-        assert rule == ("sweep_train_v2m" if "/v2m-" in output else "sweep_train_b0")
-        wanted = {"sweep_train_b0": (240, 16000), "sweep_train_v2m": (720, 24000)}[rule]
-        found = tuple(int(resources[name]) for name in ("runtime", "mem_mb"))
-        assert (resources["gpu"], found) == ("1", wanted)
-    assert int(sweep["07_image_size"][1]["mem_mb"]) == 4000
+@pytest.mark.parametrize("options", [("--cores", "4"), ("--workflow-profile", PROFILE.parent)])
+def test_parts_of_a_loop_are_jobs_before_the_step_that_gathers_them(options):
+    found = jobs(*map(str, options), parts=2)
+    for step, name in LOOPS.items():
+        marks = {f"runs/gz2/.{step}.{k}-of-2" for k in (1, 2)}
+        assert {output for rule, _, output, _ in found if rule == f"part_{name}"} == marks
+        ((_, inputs, _, _),) = [job for job in found if job[0] == name]
+        assert marks <= set(inputs)
+    for rule, inputs, _, _ in found:
+        if rule.startswith("part_"):
+            assert "runs/gz2/03_train_b0/receipt.json" in inputs, "its settings are read"
+    assert not [job for job in jobs(*map(str, options), parts=1) if job[0].startswith("part_")]
+
+
+def test_parts_ask_slurm_for_a_gpu_time_and_memory():
+    found = {rule: r for rule, _, _, r in jobs("--workflow-profile", str(PROFILE.parent), parts=4)}
+    wanted = yaml.safe_load(PROFILE.read_text())["set-resources"]
+    for name in LOOPS.values():
+        asked = found[f"part_{name}"]
+        assert asked["gpu"] == "1"
+        for resource, value in wanted[f"part_{name}"].items():
+            assert asked[resource] == str(value)
+        assert int(found[name]["mem_mb"]) < int(asked["mem_mb"]), "to gather needs little"
 
 
 def test_the_profile_names_rules_that_exist():
     rules = set(re.findall(r"rule (\w+):", (ROOT / "Snakefile").read_text()))
-    notebooks = {path.stem[3:] for path in (ROOT / "notebooks").glob("[0-9]*_train_*.py")}
-    rules |= {f"{prefix}{name}" for name in notebooks for prefix in ("", "sweep_")}
+    rules |= {path.stem[3:] for path in (ROOT / "notebooks").glob("[0-9]*.py")}
+    rules |= {f"part_{name}" for name in LOOPS.values()}
     wanted = yaml.safe_load(PROFILE.read_text())
     assert wanted["executor"] == "slurm"
-    assert {"sweep_train_b0", "sweep_train_v2m", "train_b0", "train_v2m"} < set(
-        wanted["set-resources"]
-    )
     for part in ("set-resources", "set-threads"):
         assert set(wanted[part]) <= rules
 

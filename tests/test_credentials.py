@@ -72,7 +72,7 @@ def test_a_run_holds_no_credentials(smoke):
     files = texts(smoke[1])
     names = {path.relative_to(smoke[1]).as_posix() for path in files}
     assert {"03_train_b0/log.txt", "03_train_b0/03_train_b0.ipynb"} <= names
-    assert any(name.startswith("sweeps/") and name.endswith("/receipt.json") for name in names)
+    assert any(name.startswith("trainings/") and name.endswith("/model.json") for name in names)
     assert not with_credentials(files)
 
 

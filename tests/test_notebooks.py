@@ -1,6 +1,5 @@
-"""The contract of notebooks: paired, parametrised, told in words, and without functions."""
+"""The contract of notebooks: paired, parametrised, told in words, and short."""
 
-import ast
 import re
 
 import jupytext
@@ -9,11 +8,22 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from lib import paths, profiles, receipts, sweeps
+from lib import paths, profiles, receipts
 
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 FEWEST = 14
+CELLS = 45
+"""Most cells of a notebook; those in `OVER` have more so far, and are to be cut."""
+OVER = {
+    "04_train_v2m": 46,
+    "05_explainability": 76,
+    "08_class_balance": 46,
+    "09_model_comparison": 108,
+    "12_beyond_the_paper": 52,
+}
+PARAMETERS = 12
+HARDWARE = {"precision", "accumulate", "jit", "devices"}
 
 
 @pytest.fixture(params=SOURCES, ids=lambda p: p.stem)
@@ -25,27 +35,24 @@ def code(notebook):
     return [c for c in notebook.cells if c.cell_type == "code"]
 
 
+def tagged(source, *tags):
+    return [c for c in code(jupytext.read(source)) if {*tags} & {*c.metadata.get("tags", [])}]
+
+
 def test_no_notebook_has_gone_missing():
     assert len(SOURCES) >= FEWEST
     assert {p.stem for p in SOURCES} == {p.stem for p in FOLDER.glob("*.ipynb")}
 
 
-def test_pair_agrees_in_content(source):
-    left = [(c.cell_type, c.source) for c in jupytext.read(source).cells]
-    rendered = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    right = [(c.cell_type, c.source) for c in rendered.cells]
-    assert left == right, f"run: jupytext --to ipynb --update notebooks/{source.name}"
-
-
-def test_one_parameters_cell_with_a_comment_per_parameter(source):
+def test_one_parameters_cell_with_a_comment_for_each_few(source):
+    """One comment may tell of a parameter and of the same for V2M."""
     defaults = profiles.default_parameters(source.stem)
     assert defaults["run_dir"] == "runs/mock"
     assert defaults["output"] == source.stem
-    (cell,) = [c for c in code(jupytext.read(source)) if "parameters" in c.metadata.get("tags", [])]
-    lines = cell.source.splitlines()
-    for number, line in enumerate(lines):
-        if re.match(r"\w+ = ", line):
-            assert number and lines[number - 1].startswith("#"), f"no comment above: {line}"
+    for cell in tagged(source, "parameters", "hardware"):
+        groups = re.split(r"(?:^#.*\n)+", cell.source, flags=re.MULTILINE)
+        assert not groups[0] and len(groups) > 1, "no comment above the first parameter"
+        assert max(len(re.findall(r"^\w+ = ", g, re.MULTILINE)) for g in groups) <= 3
 
 
 def test_markdown_before_every_code_cell(source):
@@ -55,54 +62,36 @@ def test_markdown_before_every_code_cell(source):
             assert before is not None and before.cell_type == "markdown", cell.source
 
 
-def test_no_function_is_defined(source):
-    for cell in code(jupytext.read(source)):
-        for node in ast.walk(ast.parse(cell.source)):
-            assert not isinstance(
-                node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
-            ), cell.source
+def test_the_title_has_the_number(source):
+    first = jupytext.read(source).cells[0]
+    assert first.cell_type == "markdown" and re.match(rf"# {source.stem[:2]}  ?\S", first.source)
 
 
-def test_headings_are_numbered_in_order(source):
+def test_a_notebook_is_short(source):
     cells = jupytext.read(source).cells
-    assert cells[0].cell_type == "markdown"
-    title, *_ = cells[0].source.splitlines()
-    assert re.match(rf"# {source.stem[:2]}  ?\S", title), title
-    headings = [
-        line
-        for cell in cells[1:]
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-        if re.match(r"#+ ", line)
-    ]
-    numbers = []
-    for heading in headings:
-        match = re.match(r"(##|###) (\d+(?:\.\d+)?)\.? \S", heading)
-        assert match, f"not numbered: {heading}"
-        assert (match[1] == "###") == ("." in match[2]), heading
-        numbers.append(tuple(int(n) for n in match[2].split(".")))
-    assert numbers == sorted(set(numbers))
-    assert headings[1].endswith("Import packages") and headings[2].endswith("Define parameters")
-
-
-def test_cells_are_short(source):
-    lengths = sorted(len(c.source.splitlines()) for c in code(jupytext.read(source)))
+    assert len(cells) <= OVER.get(source.stem, CELLS)
+    lengths = sorted(len(c.source.splitlines()) for c in cells if c.cell_type == "code")
     assert lengths[len(lengths) // 2] <= 8
 
 
-def test_the_training_notebooks_differ_in_their_role_and_parameters_only():
-    """03 and 04 share their cells: what is mended in one has to be mended in the other."""
-    b0, v2m = (
-        [
-            c.source.replace("B0", "V2M")
-            for c in code(jupytext.read(FOLDER / f"{step}.py"))
-            if "parameters" not in c.metadata.get("tags", [])
-        ]
-        for step in ("03_train_b0", "04_train_v2m")
-    )
-    assert b0 == v2m
-    names = [list(profiles.default_parameters(s)) for s in ("03_train_b0", "04_train_v2m")]
-    assert names[0] == names[1]
+@pytest.mark.parametrize("step", ["03_train_b0", "04_train_v2m"])
+def test_trainings_have_few_parameters_and_hardware_apart(step):
+    defaults = profiles.default_parameters(step)
+    assert len(defaults) <= PARAMETERS and not HARDWARE & defaults.keys()
+
+
+def test_hardware_has_a_cell_of_its_own():
+    (cell,) = tagged(FOLDER / "04_train_v2m.py", "hardware")
+    assert set(re.findall(r"^(\w+) = ", cell.source, re.MULTILINE)) == HARDWARE
+
+
+def test_loops_of_trainings_can_be_divided():
+    """What `run --part` needs: the parameter, and the cell up to which it runs."""
+    divided = {path.stem for path in SOURCES if tagged(path, "trainings")}
+    assert divided == {p.stem for p in SOURCES if "part" in profiles.default_parameters(p.stem)}
+    flow = (ROOT / "Snakefile").read_text()
+    (loops,) = re.findall(r"^LOOPS = \((.*)\)$", flow, re.MULTILINE)
+    assert divided == set(re.findall(r"\w+", loops))
 
 
 def test_rendered_notebooks_were_run_without_errors(source):
@@ -121,9 +110,7 @@ def test_profiles_are_valid(name):
 
 
 def test_every_notebook_default_is_the_mock_profile():
-    """But for the sweeps, which are gathered from where the profile has put them."""
-    for step, changed in profiles.load("mock").overrides.items():
-        assert set(changed) <= {sweeps.PARAMETER}, step
+    assert not any(profiles.load("mock").overrides.values())
 
 
 def test_by_hand_the_results_of_the_chain_stay(tmp_path, monkeypatch):
@@ -158,5 +145,6 @@ def test_the_paper_s_networks_are_those_of_profile_gz2():
     gz2 = profiles.load("gz2").overrides
     for step, backbone in (("03_train_b0", "EfficientNetB0"), ("04_train_v2m", "EfficientNetV2M")):
         told = profiles.default_parameters(step) | gz2[step]
-        assert (told["backbone"], told["crop"], told["view"]) == (backbone, 224, "sky")
-        assert (told["learning_rate"], told["epochs"], told["batch_size"]) == (1e-4, 50, 16)
+        assert (told["backbone_name"], told["crop"]) == (backbone, 224)
+        assert (told["learning_rate"], told["epochs"]) == (1e-4, 50)
+        assert "batch_size=16" in (FOLDER / f"{step}.py").read_text()
