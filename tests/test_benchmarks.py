@@ -32,6 +32,7 @@ def test_every_section_gives_its_numbers(report):
         "inputs",
         "fine_tuning",
         "prediction",
+        "lite",
         "memory",
         "start_up",
         "chain",
@@ -45,9 +46,9 @@ def test_every_section_gives_its_numbers(report):
     assert "From JPEG to probabilities" in printed
 
 
-def test_views_as_many_as_epochs_are_the_reference(report):
+def test_copies_as_many_as_epochs_are_the_reference(report):
     rows = report[0]["sections"]["frozen_accuracy"]
-    assert rows[-1]["views K"] == rows[-1]["epochs"]
+    assert rows[-1]["copies K"] == rows[-1]["epochs"]
     assert rows[-1]["minus K = epochs"] == rows[-1]["low"] == rows[-1]["high"] == 0
 
 
@@ -69,15 +70,15 @@ def test_cost_by_hand():
     assert "size `full` on 2 cores" in lines[-1]
 
 
-def test_views_table_by_hand():
+def test_copies_table_by_hand():
     row = {"validation galaxies": 90, "epochs": 10, "trainings": 2, "seconds, measured": 4.25}
     row |= {"accuracy": 0.7, "minus K = epochs": -0.01, "low": -0.04, "high": 0.02}
     sections = {
-        "frozen_accuracy": [{**row, "views K": 5}],
-        "frozen_backbone": [{"views K": 5, "ratio": 31.44}, {"views K": 50, "ratio": 4.9}],
+        "frozen_accuracy": [{**row, "copies K": 5}],
+        "frozen_backbone": [{"copies K": 5, "ratio": 31.44}, {"copies K": 50, "ratio": 4.9}],
     }
     report = {"size": "quick", "machine": {"processors": 2}, "sections": sections}
-    lines = cost.views_table(report).splitlines()
+    lines = cost.copies_table(report).splitlines()
     assert "minus K = 10" in lines[0] and "seconds of 2 trainings" in lines[0]
     assert lines[2] == "| 5 | 0.700 | -0.010 (-0.040 to +0.020) | 4.2 | 31.4 |"
     assert lines[3] == "| 50 |  |  |  | 4.9 |"
@@ -87,9 +88,9 @@ def test_views_table_by_hand():
     ("page", "start", "end", "table"),
     [
         (cost.PAGE, cost.START, cost.END, cost.table),
-        (cost.NOTES, cost.VIEWS_START, cost.VIEWS_END, cost.views_table),
+        (cost.NOTES, cost.COPIES_START, cost.COPIES_END, cost.copies_table),
     ],
-    ids=["cost", "views"],
+    ids=["cost", "copies"],
 )
 def test_documentation_has_the_measured_numbers(page, start, end, table):
     inside = page.read_text().split(start)[1].split(end)[0].strip()

@@ -161,29 +161,6 @@ def test_cell_intervals_hold_their_values():
     np.testing.assert_allclose(f1, ev.class_report(paper.B0_CONFUSION)["f1"])
 
 
-def test_resampling_keeps_labels_and_means():
-    drawn = ev.resample(paper.B0_CONFUSION, 4000, seed=1)
-    assert (drawn.sum(axis=2) == paper.B0_CONFUSION.sum(axis=1).to_numpy()).all()
-    np.testing.assert_allclose(drawn.mean(axis=0), paper.B0_CONFUSION, atol=0.3)
-    np.testing.assert_array_equal(drawn, ev.resample(paper.B0_CONFUSION, 4000, seed=1))
-
-
-def test_bootstrap_agrees_with_scipy_galaxy_by_galaxy():
-    """scipy resamples galaxies within their label; ours draws matrix rows. Same distribution."""
-    groups = [
-        np.repeat(np.arange(K), row) for row in paper.B0_CONFUSION.to_numpy()
-    ]  # predictions by label
-
-    def balanced_accuracy(*samples, axis):
-        return np.mean([(s == k).mean(axis=axis) for k, s in enumerate(samples)], axis=0)
-
-    theirs = stats.bootstrap(
-        groups, balanced_accuracy, n_resamples=5000, method="percentile", vectorized=True, rng=2
-    ).confidence_interval
-    ours = ev.bootstrap(paper.B0_CONFUSION, seed=3).loc[("all", "balanced_accuracy")]
-    np.testing.assert_allclose(ours[["low", "high"]], theirs, atol=0.006)
-
-
 def simulated_matrices(share, sizes, repeats, seed):
     """Confusion matrices of validation sets whose true shares are known."""
     rng = np.random.default_rng(seed)
@@ -191,32 +168,17 @@ def simulated_matrices(share, sizes, repeats, seed):
         yield pd.DataFrame(np.stack([rng.multinomial(n, row) for n, row in zip(sizes, share)]))
 
 
-def test_bootstrap_covers_the_truth():
-    share = np.array([[0.8, 0.1, 0.1], [0.15, 0.7, 0.15], [0.1, 0.2, 0.7]])
-    sizes = [60, 60, 60]
-    truth = pd.Series(ev.scores(pd.DataFrame(share * 60)))
-    hits = np.zeros(3)
-    for seed, matrix in enumerate(simulated_matrices(share, sizes, 300, seed=5)):
-        table = ev.bootstrap(matrix, n=400, level=0.9, seed=seed).loc["all"].loc[truth.index]
-        hits += (table["low"] <= truth) & (truth <= table["high"])
-    # The binomial error of 300 repeats at 0.9 is 0.017.
-    assert ((hits / 300 >= 0.84) & (hits / 300 <= 0.95)).all(), hits
-
-
 def test_score_intervals_cover_the_truth_with_the_papers_small_classes():
     """Classes of 9 and 10 galaxies among 339, with B0's confusion as the truth."""
     sizes = paper.B0_CONFUSION.sum(axis=1).to_numpy()
     share = (paper.B0_CONFUSION.to_numpy() + 0.1) / (sizes[:, None] + 0.6)
     truth = pd.Series(ev.scores(pd.DataFrame(share * sizes[:, None])))
-    ours, bootstrap = np.zeros(3), np.zeros(3)
-    for seed, matrix in enumerate(simulated_matrices(share, sizes, 150, seed=6)):
+    ours = np.zeros(3)
+    for matrix in simulated_matrices(share, sizes, 150, seed=6):
         table = ev.score_intervals(matrix).loc[truth.index]
         ours += (table["low"] <= truth) & (truth <= table["high"])
-        table = ev.bootstrap(matrix, n=200, seed=seed).loc["all"].loc[truth.index]
-        bootstrap += (table["low"] <= truth) & (truth <= table["high"])
     # The binomial error of 150 repeats at 0.95 is 0.018.
     assert ((ours / 150 >= 0.9) & (ours / 150 <= 0.995)).all(), ours
-    assert bootstrap["macro_f1"] < ours["macro_f1"]
 
 
 def test_score_intervals_by_hand():
@@ -376,26 +338,6 @@ def test_probability_zero_is_no_infinity():
 
 
 # --- the sound protocol
-
-
-def assignment(sizes=(50, 90, 10)):
-    label = np.repeat(ARM_CLASSES[: len(sizes)], sizes)
-    split = np.where(np.arange(len(label)) % 10 < 5, "validation", "train")
-    return pd.DataFrame({"galaxy_id": np.arange(len(label)), "label": label, "split": split})
-
-
-def test_sound_split_leaves_training_alone():
-    before = assignment()
-    after = ev.sound_split(before, 0.5, seed=1)
-    assert (after.loc[before["split"] == "train", "split"] == "train").all()
-    sizes = after.groupby(["label", "split"]).size().unstack()
-    assert (sizes["test"] == (sizes["test"] + sizes["validation"]) // 2).all()
-    pd.testing.assert_frame_equal(after, ev.sound_split(before, 0.5, seed=1))
-    assert (before["split"] != "test").all()
-    with pytest.raises(InputError, match="class 3 has 2 validation galaxies"):
-        ev.sound_split(assignment((50, 90, 2)), 0.3)
-    with pytest.raises(InputError, match="between 0 and 1"):
-        ev.sound_split(before, 1.0)
 
 
 def test_repeated_folds_test_each_galaxy_once_per_repeat():

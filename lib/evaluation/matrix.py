@@ -1,8 +1,6 @@
 """Scores of a confusion matrix, and how sure they are.
 
-Everything rests on the confusion matrix: precision, recall and F1 follow from it, and a bootstrap
-of galaxies within their label is a multinomial draw of each of its rows, so that thousands of
-resamples cost milliseconds.
+Everything rests on the confusion matrix: precision, recall and F1 follow from it.
 """
 
 from __future__ import annotations
@@ -231,22 +229,6 @@ def cell_intervals(report: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
     return pd.concat(tables, keys=CELLS, names=["metric", "label"]).swaplevel().reindex(order)
 
 
-def resample(matrix: pd.DataFrame, n: int, seed: int) -> np.ndarray:
-    """Confusion matrices of `n` bootstrap samples, drawn within each label.
-
-    Galaxies of one label are exchangeable, so that resampling them with replacement is a
-    multinomial draw of the matrix row.
-
-    Returns
-    -------
-    ndarray
-        int64, shape (n, classes, classes); row sums are those of `matrix`.
-    """
-    rng = np.random.default_rng(seed)
-    rows = [draw_multinomial(rng, row, n) for row in matrix.to_numpy()]
-    return np.stack(rows, axis=1)
-
-
 def draw_multinomial(rng: np.random.Generator, counts: np.ndarray, n: int) -> np.ndarray:
     """`n` multinomial draws with the total and the shares of `counts`; zeros stay zeros."""
     total = counts.sum()
@@ -255,52 +237,13 @@ def draw_multinomial(rng: np.random.Generator, counts: np.ndarray, n: int) -> np
     return rng.multinomial(total, counts / total, size=n)
 
 
-def bootstrap(matrix: pd.DataFrame, *, n: int = 5000, level: float = LEVEL, seed: int = 42):
-    """Stratified percentile bootstrap of all metrics.
-
-    Too narrow where classes are small: prefer `cell_intervals` and `score_intervals`.
-
-    Parameters
-    ----------
-    matrix : DataFrame
-        Counts from `confusion`.
-    n : int
-        Bootstrap samples.
-    level : float
-        Coverage.
-    seed : int
-        Seed of the resampling.
-
-    Returns
-    -------
-    DataFrame
-        Index ``(label, metric)``, label "all" for `SCORES`; columns ``value``, ``low``, ``high``.
-    """
-    samples, counts = resample(matrix, n, seed), matrix.to_numpy()
-    tail = 100 * (1 - level) / 2
-    rows = {}
-    for metric, drawn in matrix_scores(samples).items():
-        value = float(matrix_scores(counts)[metric])
-        rows["all", metric] = (value, *np.nanpercentile(drawn, [tail, 100 - tail]))
-    for metric, drawn in _cells(samples).items():
-        values = _cells(counts)[metric]
-        for k, label in enumerate(matrix.index):
-            defined = drawn[:, k][~np.isnan(drawn[:, k])]
-            bounds = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (np.nan,) * 2
-            rows[label, metric] = (values[k], *bounds)
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
-    table.index = pd.MultiIndex.from_tuples(table.index, names=["label", "metric"])
-    return table
-
-
 def score_intervals(matrix: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
     """Intervals of accuracy, balanced accuracy and macro-F1 that hold for small classes.
 
     Accuracy is a proportion: Wilson's interval. The other two are means over classes, whose
     intervals follow from those of `cell_intervals` (Zou & Donner 2008): the distances of the
     classes' bounds add up in squares. With the class sizes of the paper's validation set this
-    covers the truth in 93-96 % of simulated sets at a nominal 95 %, the percentile bootstrap only
-    in 86-92 %, since a resampled class of nine galaxies cannot show what the nine did not.
+    covers the truth in 93-96 % of simulated sets at a nominal 95 %.
 
     Returns
     -------

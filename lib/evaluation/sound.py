@@ -26,47 +26,6 @@ from lib.evaluation.runs import DIVISION, Run, fold_groups, folds_name, training
 from lib.schema import InputError
 
 
-def sound_split(assignment: pd.DataFrame, fraction: float = 0.5, seed: int = 42) -> pd.DataFrame:
-    """Set a test part aside from the validation galaxies, class by class.
-
-    Training data stay as published; epochs are chosen on what remains of the validation set, and
-    the test part is looked at once.
-
-    Parameters
-    ----------
-    assignment : DataFrame
-        Columns ``galaxy_id``, ``label``, ``split`` (train, validation, rest).
-    fraction : float
-        Share of each class's validation galaxies that becomes ``test``, rounded down.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    DataFrame
-        Copy of `assignment` in which ``split`` also takes the value ``test``.
-
-    Raises
-    ------
-    InputError
-        If `fraction` is not between 0 and 1, or a class would have no test or no validation galaxy.
-    """
-    if not 0 < fraction < 1:
-        raise InputError(f"test fraction {fraction}: wanted a number between 0 and 1.")
-    result = assignment.copy()
-    rng = np.random.default_rng(seed)
-    validation = result[result["split"] == "validation"]
-    for label, members in validation.groupby("label", sort=True):
-        size = int(fraction * len(members))
-        if size == 0:
-            raise InputError(
-                f"class {label} has {len(members)} validation galaxies, too few to set a share "
-                f"of {fraction} aside for testing: use a class merge or cross-validation."
-            )
-        result.loc[rng.choice(members.index, size, replace=False), "split"] = "test"
-    return result
-
-
 def repeated_folds(label, folds: int = 5, repeats: int = 1, seed: int = 42):
     """Repeated stratified folds; the first ones stay the same when repeats are added.
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -31,9 +32,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 import cost  # noqa: E402
 import keras_predict  # noqa: E402
 
-from lib import images, launcher, models, paths, profiles, receipts, selection, training  # noqa: E402
+from lib import images, networks, paths, receipts, selection, training, weights  # noqa: E402
 
-GALAXIES, SEEDS, EPOCHS, BATCH = 1122, 5, 50, 16
+GALAXIES, SEEDS, EPOCHS, BATCH, CLASSES = 1122, 5, 50, 16, 6
 """The paper's down-sampled problem (Secs. 3.5, 4.2), which ratios are told for."""
 
 
@@ -46,8 +47,8 @@ class Size:
     """Galaxies of a timed epoch, of decoding and of prediction."""
     crop: int
     """Side of their images in pixels; the paper's is 224."""
-    views: tuple[int, ...]
-    """Augmented views per galaxy of the cached features; the last is the epochs of a run."""
+    copies: tuple[int, ...]
+    """Augmented copies per galaxy whose features are kept; the last is the epochs of a run."""
     seeds: int
     lengths: tuple[int, int]
     """Images of the two predictions whose memory is compared."""
@@ -58,7 +59,7 @@ class Size:
     profile: str
     """Profile of the chain that is timed."""
     until: str | None
-    """Its last step, which is the one timed by itself too; None for all, and a training."""
+    """Its last step, which is the one timed by itself too; None for all, and notebook 03."""
 
 
 FIRST = "01_sample_selection"
@@ -91,7 +92,7 @@ def open_survey(size: Size, folder: Path) -> Survey:
     import exported
 
     if size.name == "tiny":
-        models.weights.build = exported.backbone
+        weights.build = exported.backbone
         table = exported.write_images(folder / "survey")
         return Survey(table, folder / "survey", exported.SIZE, None)
     run = paths.step_folder("runs/mock", "03_train_b0").parent
@@ -140,8 +141,71 @@ def best_of_each(
     return best
 
 
-def quiet(line: str) -> None:
-    """Log of trainings that nobody reads."""
+@dataclass(frozen=True)
+class Role:
+    """A network of the paper, as the benchmarks build it: random weights, which are as fast."""
+
+    backbone: str
+    crop: int
+    colour: str
+    trainable: bool
+
+    def build(self) -> tuple[keras.Model, keras.Sequential, keras.Model]:
+        """Backbone to pooled features, the head, and both as one; the last two compiled."""
+        body, _ = networks.backbone(self.backbone, self.crop, self.colour, "none")
+        body.trainable = self.trainable
+        pooled = keras.layers.GlobalAveragePooling2D(name="features")(body.output)
+        head = new_head(pooled.shape[1], CLASSES)
+        whole = networks.InferenceMode(body.input, head(pooled))
+        compiled(whole)
+        return keras.Model(body.input, pooled), head, whole
+
+    def open(self, survey: Survey, part: pd.DataFrame, folder: Path) -> images.Copies:
+        """Images of some galaxies, as this network takes them."""
+        images.write_cache(part, survey.data_dir, folder, crop=self.crop, size=survey.image_size)
+        return images.Copies(images.open_cache(folder, self.crop, self.colour), seed=0)
+
+
+def roles(size: Size) -> dict[str, Role]:
+    """The two roles as the paper has them, but small ones where there is little time."""
+    v2m = {"full": ("EfficientNetV2M", 224), "quick": ("EfficientNetV2B0", 96)}
+    backbone, crop = v2m.get(size.name, ("EfficientNetV2B0", size.crop))
+    return {
+        "B0": Role("EfficientNetB0", size.crop, "grey", False),
+        "V2M": Role(backbone, crop, "rgb", True),
+    }
+
+
+def new_head(features: int, classes: int) -> keras.Sequential:
+    """The paper's head, compiled."""
+    layers = [
+        keras.Input((features,)),
+        keras.layers.Dense(1024, activation="relu"),
+        keras.layers.Dense(classes, activation="softmax"),
+    ]
+    return compiled(keras.Sequential(layers))
+
+
+def compiled(model: keras.Model) -> keras.Model:
+    """A model that can be trained as the paper's."""
+    model.compile(keras.optimizers.Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class EpochEnds(keras.callbacks.Callback):
+    """Wall and processor time at the end of every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.times.append((time.perf_counter(), time.process_time()))
+
+
+def one_hot(n: int) -> np.ndarray:
+    """Targets that mean nothing."""
+    return np.eye(CLASSES, dtype=np.float32)[np.arange(n) % CLASSES]
 
 
 def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
@@ -149,39 +213,41 @@ def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
 
     Times of an epoch, of the head's epoch and of the backbone are measured on a part of the
     galaxies; the totals for five seeds are extrapolated from them, in proportion to galaxies,
-    epochs, seeds and views.
+    epochs, seeds and copies.
     """
     part = survey.some(size.galaxies)
-    images.write_cache(
-        part, survey.data_dir, folder / "frozen", crop=size.crop, size=survey.image_size
-    )
-    cache = images.open_cache(folder / "frozen", size.crop, "grey")
-    network = networks(size)["B0"]
+    role = roles(size)["B0"]
+    copies = role.open(survey, part, folder / "frozen")
+    encoder, head, whole = role.build()
+    store = training.FeatureStore(encoder, copies, folder / "features")
+    store.prepare(part["galaxy_id"], 1)
+    train, validation = (part.loc[part["split"] == s, "galaxy_id"] for s in ("train", "validation"))
 
-    def epoch(views: int | None, epochs: int) -> tuple[float, float]:
-        protocol = training.Protocol(epochs=epochs, feature_views=views)
-        features = folder / "features" if views else None
-        where, ends = Path(tempfile.mkdtemp(dir=folder)), []
+    def epoch(model: keras.Model, get: Callable, epochs: int) -> tuple[float, float]:
+        data = training.Batches(get, train, one_hot(len(train)), BATCH, seed=0, copies=1)
+        judged = training.Batches(get, validation, one_hot(len(validation)))
+        ends = EpochEnds()
+        model.fit(
+            data,
+            validation_data=judged,
+            epochs=epochs,
+            callbacks=[ends],
+            shuffle=False,
+            verbose=0,
+        )
+        return tuple(np.median(np.diff(ends.times, axis=0), axis=0))
 
-        def log(line: str) -> None:
-            ends.append((time.perf_counter(), time.process_time()))
-
-        training.train(network, protocol, cache, part, where, features=features, log=log)
-        return tuple(np.median(np.diff(ends, axis=0), axis=0))
-
-    model, _ = models.build(network, 6, seed=1)
-    backbone = forward_function(models.body_of(model))
-    rows = np.arange(len(cache.arrays))
-    maps = training.Protocol().transforms(rows, cache, 0)
+    backbone = forward_function(encoder)
+    rows = np.arange(len(copies.cache.arrays))
 
     def forward() -> None:
-        for batch in images.batches(cache, rows, 64, scale=network.input_scale, maps=maps):
-            backbone(batch)
+        for start in range(0, len(rows), 64):
+            backbone(copies.of_rows(rows[start : start + 64], 0))
 
     best = best_of_each(
         {
-            "published": partial(epoch, None, 3),
-            "head": partial(epoch, 1, 8),
+            "published": partial(epoch, whole, copies.get, 3),
+            "head": partial(epoch, head, store.get, 8),
             "backbone": partial(best_of, forward, 1),  # warm again after a training
         }
     )
@@ -191,11 +257,11 @@ def frozen_backbone(size: Size, survey: Survey, folder: Path) -> list[dict]:
     loop = SEEDS * EPOCHS * published * scale
     trained = 0.7 * GALAXIES
     results = []
-    for views in (*size.views[:-1], EPOCHS):
-        cached = (views * trained + GALAXIES) / rate + SEEDS * EPOCHS * head * scale
+    for number in (*size.copies[:-1], EPOCHS):
+        cached = (number * trained + GALAXIES) / rate + SEEDS * EPOCHS * head * scale
         results.append(
             {
-                "views K": views,
+                "copies K": number,
                 "published loop [s], extrapolated": loop,
                 "cached features [s], extrapolated": cached,
                 "ratio": loop / cached,
@@ -221,46 +287,43 @@ def frozen_accuracy(size: Size, survey: Survey, folder: Path) -> list[dict]:
     K = epochs gives the published augmentation. The interval is of the paired difference to it:
     right or wrong of each validation galaxy, mean over the seeds, bootstrapped over galaxies.
     """
+    role, source = roles(size)["B0"], "none"
     if survey.run:
         settings = json.loads((survey.run / "03_train_b0" / "model.json").read_text())
-        names = models.Network.__dataclass_fields__
-        network = models.Network(**{k: v for k, v in settings.items() if k in names})
-        cache = images.open_cache(survey.run / "02_preprocessing", network.crop, network.colour)
+        role = Role(settings["backbone"], settings["crop"], settings["colour"], False)
+        source = settings["weights"]
+        cache = images.open_cache(survey.run / "02_preprocessing", role.crop, role.colour)
+        copies = images.Copies(cache, seed=0)
     else:
-        network = networks(size)["B0"]
-        images.write_cache(
-            survey.table, survey.data_dir, folder / "k", crop=size.crop, size=survey.image_size
-        )
-        cache = images.open_cache(folder / "k", size.crop, "grey")
-    epochs = size.views[-1]
+        copies = role.open(survey, survey.table, folder / "k")
+    body, _ = networks.backbone(role.backbone, role.crop, role.colour, source)
+    pooled = keras.layers.GlobalAveragePooling2D()(body.output)
+    encoder = keras.Model(body.input, pooled)
+    classes, epochs = training.check_assignment(survey.table), size.copies[-1]
     right, seconds = {}, {}
-    for views in size.views:
-        right[views] = []
-        with timer(seconds, views):
+    for number in size.copies:
+        right[number] = []
+        store = training.FeatureStore(encoder, copies, folder / f"k_features_{number}")
+        with timer(seconds, number):
             for seed in range(size.seeds):
-                protocol = training.Protocol(
-                    epochs=epochs, patience=epochs, feature_views=views, view_seed=0, seed=seed
-                )
-                run = training.train(
-                    network,
-                    protocol,
-                    cache,
-                    survey.table,
-                    folder / f"k_{views}_{seed}",
-                    features=folder / f"k_features_{views}",
-                    log=quiet,
-                )
-                part = run.predictions[run.predictions["split"] == "validation"]
-                right[views].append((part["predicted"] == part["label"]).to_numpy(float))
+                keras.utils.set_random_seed(seed)
+                settings = {
+                    **{"role": "B0", "protocol": "published", "classes": classes, "seed": seed},
+                    **{"epochs": epochs, "batch_size": BATCH, "copies": number},
+                }
+                head = new_head(pooled.shape[1], len(classes))
+                run = training.train(head, store.get, survey.table, folder, settings)
+                part = run.part("validation")
+                right[number].append((part["predicted"] == part["label"]).to_numpy(float))
     reference = np.mean(right[epochs], axis=0)
     results = []
-    for views in size.views:
-        mean = np.mean(right[views], axis=0)
+    for number in size.copies:
+        mean = np.mean(right[number], axis=0)
         low, high = bootstrap_mean(mean - reference)
         results.append(
             {
-                "views K": views,
-                "seconds, measured": seconds[views],
+                "copies K": number,
+                "seconds, measured": seconds[number],
                 "trainings": size.seeds,
                 "epochs": epochs,
                 "validation galaxies": len(mean),
@@ -300,70 +363,54 @@ def inputs(size: Size, survey: Survey, folder: Path) -> list[dict]:
             "ratio": times["decoding"] / reading,
         },
     ]
-    for role, network in networks(size).items():
-        step, _, data = training_parts(network, survey, part, folder / f"wait_{role}", size)
+    for name, role in roles(size).items():
+        _, _, model = role.build()
+        data = batches_of(role.open(survey, part, folder / f"wait_{name}"), size, augmented=True)
         waits = {"input": 0.0, "network": 0.0}
-        iterator = iter(data())
         for number in range(size.steps + 1):
             start = time.perf_counter()
-            batch = next(iterator)
+            batch = data[number]
             middle = time.perf_counter()
-            step(*batch)[0].numpy()
-            if number:  # the first step traces the graph and fills the pipeline
+            model.train_on_batch(*batch)
+            if number:  # the first step traces the graph
                 waits["input"] += middle - start
                 waits["network"] += time.perf_counter() - middle
         share = waits["input"] / sum(waits.values())
         rate = size.steps * BATCH / sum(waits.values())
         results.append(
-            {"what": f"training of {role}", "images/s": rate, "share waiting for input": share}
+            {"what": f"training of {name}", "images/s": rate, "share waiting for input": share}
         )
     return results
 
 
-def networks(size: Size) -> dict[str, models.Network]:
-    """The two roles as the paper has them, but small ones where there is little time."""
-    v2m = {"full": ("EfficientNetV2M", 224), "quick": ("EfficientNetV2B0", 96)}
-    backbone, crop = v2m.get(size.name, ("EfficientNetV2B0", size.crop))
-    b0 = models.Network("B0", "EfficientNetB0", crop=size.crop, colour="grey", trainable="frozen")
-    return {"B0": b0, "V2M": models.Network("V2M", backbone, crop=crop)}
+def batches_of(copies: images.Copies, size: Size, augmented: bool) -> training.Batches:
+    """Batches for some steps and two more."""
+    galaxies = np.resize(copies.cache.index["galaxy_id"], (size.steps + 2) * BATCH)
+    seed = 0 if augmented else None
+    return training.Batches(copies.get, galaxies, one_hot(len(galaxies)), BATCH, seed=seed)
 
 
-def training_parts(network, survey: Survey, part: pd.DataFrame, folder: Path, size: Size):
-    """A training step, the loss's forward part alone, and endless augmented batches."""
-    import keras
-
-    images.write_cache(part, survey.data_dir, folder, crop=network.crop, size=survey.image_size)
-    cache = images.open_cache(folder, network.crop, network.colour)
-    model, _ = models.build(network, 6, seed=1)
-    optimizer = keras.optimizers.Adam(1e-4)
-    optimizer.build(model.trainable_variables)
-    loss = keras.losses.CategoricalCrossentropy()
-    step = training._step_function(model, optimizer, loss, False)
-
-    def data(augmented: bool = True):
-        rows = np.resize(np.arange(len(cache.arrays)), (size.steps + 2) * BATCH)
-        maps = training.Protocol().transforms(rows, cache, 0) if augmented else None
-        targets = np.eye(6, dtype=np.float32)[rows % 6]
-        return images.batches(
-            cache, rows, BATCH, scale=network.input_scale, maps=maps, targets=targets
-        )
-
-    return step, forward_function(model), data
+def all_of(data: training.Batches) -> None:
+    """Make every batch."""
+    for number in range(len(data)):
+        data[number]
 
 
 def fine_tuning(size: Size, survey: Survey, folder: Path) -> list[dict]:
     """Where the time of the V2 role goes; rates of each part alone, in images per second."""
     import tensorflow as tf
 
-    network = networks(size)["V2M"]
-    part = survey.some(size.galaxies)
-    step, forward, data = training_parts(network, survey, part, folder / "fine", size)
-    batch = next(iter(data()))
-    total, _ = best_of(lambda: step(*batch)[0].numpy(), size.steps)
+    role = roles(size)["V2M"]
+    _, _, model = role.build()
+    forward = forward_function(model)
+    copies = role.open(survey, survey.some(size.galaxies), folder / "fine")
+    data = batches_of(copies, size, augmented=True)
+    batch = data[0]
+    total, _ = best_of(lambda: model.train_on_batch(*batch), size.steps)
     ahead, _ = best_of(lambda: forward(batch[0]).numpy(), size.steps)
     n = (size.steps + 2) * BATCH
-    plain = best_of(lambda: list(data(augmented=False)), 2)[0] / n
-    augmented = best_of(lambda: list(data()), 2)[0] / n
+    plain = best_of(partial(all_of, batches_of(copies, size, augmented=False)), 2)[0] / n
+    augmented = best_of(partial(all_of, data), 2)[0] / n
     parts = {
         "forward": ahead / BATCH,
         "backward and update": (total - ahead) / BATCH,
@@ -375,7 +422,7 @@ def fine_tuning(size: Size, survey: Survey, folder: Path) -> list[dict]:
             "part": name,
             "ms per image": 1000 * seconds,
             "relative to a step": seconds * BATCH / total,
-            "network": f"{network.backbone}, {network.crop} px",
+            "network": f"{role.backbone}, {role.crop} px",
         }
         for name, seconds in parts.items()
     ]
@@ -386,7 +433,7 @@ def fine_tuning(size: Size, survey: Survey, folder: Path) -> list[dict]:
             "part": "forward with XLA",
             "ms per image": 1000 * xla / BATCH,
             "relative to a step": xla / total,
-            "network": f"{network.backbone}, {network.crop} px",
+            "network": f"{role.backbone}, {role.crop} px",
         }
     )
     return results
@@ -423,7 +470,7 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
 
     def decoded() -> np.ndarray:
         crops = np.stack([read_image(file, settings, Lupton()) for file in few])
-        return images.network_input(crops, "grey", settings["input_scale"])
+        return images.network_input(crops, "grey")
 
     pixels = decoded()
     wide = [pixels[i : i + 64] for i in range(0, len(pixels), 64)]
@@ -470,6 +517,41 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
     return rows + [{"what": name, "seconds": seconds} for name, seconds in started.items()]
 
 
+def lite(size: Size, survey: Survey, folder: Path) -> list[dict]:
+    """EfficientNet-Lite, pixels to probabilities: TensorFlow and ONNX Runtime."""
+    from lib.predict import engine
+
+    calls = {}
+    for name in ("EfficientNetLite0", "EfficientNetLite2"):
+        body, _ = networks.backbone(name, size.crop, "rgb", "none")
+        pooled = keras.layers.GlobalAveragePooling2D(name="features")(body.output)
+        output = keras.layers.Dense(CLASSES, activation="softmax")(pooled)
+        kept, written = folder / f"{name}.keras", folder / f"{name}.onnx"
+        keras.Model(body.input, output).save(kept)
+        engine.write_onnx(kept, written)
+        calls[f"{name}, tf.function"] = (engine.KerasEngine(kept).run, 64)
+        onnx = engine.OnnxEngine(written)
+        calls[f"{name}, ONNX Runtime, a thread per core"] = (onnx.run, onnx.batch)
+    pixels = np.random.default_rng(0).uniform(0, 255, (size.galaxies, *body.input.shape[1:]))
+    pixels = pixels.astype(np.float32)
+
+    def whole(run: Callable, batch: int) -> tuple[float, float]:
+        parts = [pixels[i : i + batch] for i in range(0, len(pixels), batch)]
+        with ThreadPoolExecutor(os.cpu_count() if batch < 64 else 1) as pool:
+            return spent(lambda: list(pool.map(run, parts)))
+
+    best = best_of_each({name: partial(whole, *call) for name, call in calls.items()})
+    return [
+        {
+            "what": name,
+            "images/s": len(pixels) / wall,
+            "processor ms/image": 1000 * processor / len(pixels),
+            "crop [px]": size.crop,
+        }
+        for name, (wall, processor) in best.items()
+    ]
+
+
 def memory(size: Size, survey: Survey, folder: Path) -> list[dict]:
     """Peak memory of predictions of two lengths: a few small images, named again and again."""
     import exported
@@ -507,9 +589,9 @@ def stand_in():
     """Build networks on the tests' stand-in backbone."""
     import exported
 
-    kept, models.weights.build = models.weights.build, exported.backbone
+    kept, weights.build = weights.build, exported.backbone
     yield
-    models.weights.build = kept
+    weights.build = kept
 
 
 def peak_memory(code: str) -> float:
@@ -555,32 +637,25 @@ def import_seconds(module: str) -> float:
 
 
 def chain(size: Size, survey: Survey, folder: Path) -> list[dict]:
-    """The chain from nothing, and a short step of it by itself and as a copy of the launcher."""
+    """The chain from nothing, and one step of it by itself."""
     import conftest
 
     conftest.copy_checkout(folder)
 
-    def seconds(module: str, *arguments: str, **variables: str) -> float:
+    def seconds(module: str, *arguments: str) -> float:
         start = time.perf_counter()
-        done = conftest.run_module(
-            folder, module, *arguments, "--profile", size.profile, **variables
-        )
+        done = conftest.run_module(folder, module, *arguments, "--profile", size.profile)
         if done.returncode:
             raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stdout}{done.stderr}")
         return time.perf_counter() - start
 
     whole = seconds("lib.steps", "chain", *(["--until", size.until] if size.until else []))
     runs = len(list(folder.rglob("receipt.json")))
-    step = size.until or next(iter(profiles.load(size.profile).sweep_runs))
-    with launcher.launcher(folder) as variables:
-        seconds("lib.launcher", "run", step, "--gpu", **variables)  # imports the libraries
-        copied = seconds("lib.launcher", "run", step, "--gpu", **variables)
-    alone = seconds("lib.steps", "run", step, "--gpu")
-    name = f"{step}, profile {size.profile}"
+    step = size.until or "03_train_b0"
+    alone = seconds("lib.steps", "run", step)
     return [
         {"what": f"chain of {runs} runs, profile {size.profile}", "seconds": whole},
-        {"what": f"{name}, by itself", "seconds": alone},
-        {"what": f"{name}, as a copy", "seconds": copied, "ratio": alone / copied},
+        {"what": f"{step}, profile {size.profile}, by itself", "seconds": alone},
     ]
 
 
@@ -592,6 +667,7 @@ SECTIONS = {
         inputs,
         fine_tuning,
         prediction,
+        lite,
         memory,
         start_up,
         chain,

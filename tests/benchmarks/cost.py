@@ -1,7 +1,7 @@
 """What ``make bench`` writes into the documentation: tables of the numbers that it has measured.
 
 What a survey of a billion cut-outs costs goes into ``docs/clusters.md``, accuracy and time against
-the number of cached views into README.md beside.
+the number of kept copies into README.md beside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).with_name("results.json")
 PAGE = ROOT / "docs" / "clusters.md"
 START, END = "<!-- cost: written by make bench -->", "<!-- end of cost -->"
 NOTES = Path(__file__).with_name("README.md")
-VIEWS_START, VIEWS_END = "<!-- views: written by make bench -->", "<!-- end of views -->"
+COPIES_START, COPIES_END = "<!-- copies: written by make bench -->", "<!-- end of copies -->"
 
 CUT_OUTS = 1_000_000_000
 MACHINES = {"2 cores": 2, "one node of 64 cores": 64, "16 nodes of 64 cores": 1024}
@@ -55,10 +55,10 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def views_table(report: dict) -> str:
-    """Markdown table: accuracy and time against the number K of cached views."""
+def copies_table(report: dict) -> str:
+    """Markdown table: accuracy and time against the number K of kept copies."""
     accuracy = report["sections"].get("frozen_accuracy", [])
-    times = {row["views K"]: row for row in report["sections"].get("frozen_backbone", [])}
+    times = {row["copies K"]: row for row in report["sections"].get("frozen_backbone", [])}
     if not accuracy:
         return "Not measured yet."
     first = accuracy[0]
@@ -67,17 +67,17 @@ def views_table(report: dict) -> str:
         f"| seconds of {first['trainings']} trainings | times faster, paper's problem |",
         "|---|---|---|---|---|",
     ]
-    known = {row["views K"]: row for row in accuracy}
-    for views in sorted({*known, *times}):
+    known = {row["copies K"]: row for row in accuracy}
+    for number in sorted({*known, *times}):
         cells = ["", "", ""]
-        if row := known.get(views):
+        if row := known.get(number):
             cells = [
                 f"{row['accuracy']:.3f}",
                 f"{row['minus K = epochs']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})",
                 f"{row['seconds, measured']:.1f}",
             ]
-        faster = f"{times[views]['ratio']:.1f}" if views in times else ""
-        lines.append(f"| {views} | {' | '.join(cells)} | {faster} |")
+        faster = f"{times[number]['ratio']:.1f}" if number in times else ""
+        lines.append(f"| {number} | {' | '.join(cells)} | {faster} |")
     lines += [
         "",
         f"Accuracy: {first['validation galaxies']} galaxies of the embedded survey, "
@@ -92,7 +92,7 @@ def write(report: dict) -> None:
     """Put the tables into the documentation."""
     for page, start, end, text in (
         (PAGE, START, END, table(report)),
-        (NOTES, VIEWS_START, VIEWS_END, views_table(report)),
+        (NOTES, COPIES_START, COPIES_END, copies_table(report)),
     ):
         before, rest = page.read_text().split(start)
         page.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}")

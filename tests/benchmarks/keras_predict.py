@@ -79,8 +79,7 @@ def keras_input(files: list[str], settings: dict):
     def read(path):
         image = tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
         grey = tf.reduce_mean(tf.cast(image, tf.float32), axis=-1, keepdims=True)
-        grey = tf.image.crop_to_bounding_box(grey, first, first, crop, crop)
-        return grey * settings["input_scale"]
+        return tf.image.crop_to_bounding_box(grey, first, first, crop, crop)
 
     data = tf.data.Dataset.from_tensor_slices(files)
     return data.map(read, tf.data.AUTOTUNE).batch(64).prefetch(tf.data.AUTOTUNE)
