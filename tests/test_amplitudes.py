@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from patterns import galaxy
 
-from lib import amplitudes, models, recipes, weights
+from lib import amplitudes, beyond, models, weights
 from lib.amplitudes import Amplitudes
 from lib.images import dihedral, network_input
 from lib.models import Network
+from lib.networks import FEATURES
 from lib.polarnet import TOWERS, tower_weights
 from lib.schema import InputError
-from lib.training import Protocol
 
 ROWS, COLUMNS = 32, 96
 TURNS = ((2, 0.9), (3, -0.9), (4, 0.9))
@@ -111,7 +111,7 @@ def test_towers_are_the_networks_that_were_put_in(armnet):
 def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
     network = Network("B0", "ArmNet", crop=72, view="polar", amplitudes=True, activation="linear")
     model, _ = models.build(network, 3, 0)
-    assert model.get_layer(models.FEATURES).output.shape[-1] == 512 + 220
+    assert model.get_layer(FEATURES).output.shape[-1] == 512 + 220
     images = np.random.default_rng(2).uniform(0, 1, (2, 72, 72, 3)).astype(np.float32)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
@@ -120,10 +120,9 @@ def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
 
 def test_a_turned_or_mirrored_image_has_the_same_answer():
     """The whole network of the recipe, with the weights that travel with the project."""
-    network, _ = recipes.apply("votes", Network("B0", "ArmNet"), Protocol())
-    model, _ = models.build(network, 6, 0)
+    model, _ = models.build(beyond.ARMNET, 6, 0)
     images = np.stack([galaxy(m, 20.0 * m, winding)[12:84, 12:84] for m, winding in TURNS])
-    pixels = network_input(images, "rgb", network.input_scale)
+    pixels = network_input(images, "rgb")
     answer = model(pixels).numpy()
     assert np.abs(answer[0] - answer[1]).max() > 0.01  # it does tell galaxies apart
     for view in range(8):

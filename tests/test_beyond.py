@@ -1,17 +1,16 @@
-"""Tests of lib.beyond and lib.recipes: parts do not overlap, folds do not leak, scores."""
+"""Tests of lib.beyond: parts do not overlap, folds do not leak, scores."""
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
 from sklearn import metrics
 
-from lib import beyond, evaluation, recipes
-from lib.models import Network
+from lib import beyond, evaluation, images, votes
 from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError
-from lib.training import Protocol
 
 CLASSES = ("1", "2", "3")
 
@@ -169,11 +168,19 @@ def test_a_class_with_too_few_galaxies_is_left_out_and_one_class_refused(monkeyp
         beyond.read(str(tmp_path))
 
 
-def test_a_recipe_is_network_and_protocol_at_once():
-    network, protocol = Network("V2M", "EfficientNetB0"), Protocol("sound", seed=5)
-    assert recipes.apply("published", network, protocol) == (network, protocol)
-    chosen, rules = recipes.apply("votes", network, protocol)
-    assert (chosen.role, chosen.backbone, chosen.amplitudes) == ("V2M", "ArmNet", True)
-    assert (rules.name, rules.seed, rules.head) == ("sound", 5, "votes")
-    with pytest.raises(InputError, match="recipe = 'best'"):
-        recipes.apply("best", network, protocol)
+def test_an_arm_counter_is_its_head_on_its_features(tmp_path):
+    """The whole recipe as one network, saved and loaded, against its parts by themselves."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 255, (60, 72, 72, 3)).astype(np.uint8)
+    known = beyond.features(pixels)
+    joined = np.hstack([known[name] for name in beyond.LEVERS[beyond.RECIPE]])
+    fractions = rng.dirichlet(np.ones(3), 60)
+    head = votes.fit(joined, fractions)
+    model, origin = beyond.arm_counter(head, CLASSES)
+    assert origin["card"]["source"] == "votes"
+    expected = head.probabilities(joined)
+    shown = images.network_input(pixels, "rgb")
+    np.testing.assert_allclose(model.predict(shown, verbose=0), expected, atol=1e-4)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    np.testing.assert_allclose(again.predict(shown, verbose=0), expected, atol=1e-4)

@@ -504,10 +504,9 @@ def test_incomplete_runs_are_refused(tmp_path):
 
 def sweep_run(folder, predictions, **settings):
     """A run with given predictions; `settings` as in model.json."""
-    training = {"seed": settings.pop("seed", 42), "balance": settings.pop("balance", "none")}
-    base = {"role": "B0", "crop": 64, "merge": "none", "sampling": "down-sampled"}
+    base = {"role": "B0", "crop": 64, "merge": "none", "sampling": "down-sampled", "seed": 42}
     settings = {**base, "protocol": "published", "fold": None, "folds": 3, **settings}
-    settings |= {"classes": list(ARM_CLASSES), "training": training}
+    settings |= {"classes": list(ARM_CLASSES)}
     return ev.Run(folder, settings, predictions, pd.DataFrame(), None)
 
 
@@ -703,31 +702,19 @@ def test_runs_are_grouped_by_everything_but_the_fold():
 
 
 def full_settings(**changed):
-    """Settings as a training writes them; `changed` may name nested ones with dots."""
+    """Settings as a training writes them."""
     settings = {
-        **{"role": "B0", "backbone": "PolarNet", "weights": "mock", "crop": 72, "colour": "rgb"},
-        **{"view": "polar", "trainable": "frozen", "dense_units": 1024, "activation": "relu"},
-        **{"amplitudes": False, "input_scale": 1 / 255, "protocol": "sound", "replicas": 1},
-        "training": {
-            **{"name": "sound", "epochs": 50, "batch_size": 16, "learning_rate": 1e-4},
-            **{"patience": 30, "balance": "none", "feature_views": 5, "view_seed": None},
-            **{"head": "gradient", "seed": 42, "augmentation": {"rotation": 90}},
-        },
-        **{"classes": list(ARM_CLASSES), "recipe": "published", "merge": "none"},
+        **{"role": "B0", "backbone": "EfficientNetLite0", "weights": "imagenet", "crop": 112},
+        **{"colour": "grey", "trainable": "frozen", "protocol": "sound", "merge": "none"},
         **{"merge_order": "after split", "sampling": "down-sampled", "choose": "first"},
         **{"max_per_class": 300, "validation_fraction": 0.3, "fold": 0, "folds": 5},
-        **{"split_seed": 42, "image_cache_sha256": "c", "assignment_sha256": "a"},
-        "initial_weights": {"source": "mock", "sha256": "w", "backbone_sha256": "b"},
-        **{"best_epoch": 3, "epochs_run": 40, "decision": None, "weights_sha256": "x"},
-        "parameters": {"total": 5},
+        **{"learning_rate": 1e-4, "epochs": 50, "batch_size": 16, "copies": 5, "seed": 42},
+        **{"balance": "focal loss", "order": "every galaxy once", "classes": list(ARM_CLASSES)},
+        **{"images": {"image_cache_sha256": "c"}, "assignment_sha256": "a", "start_sha256": "s"},
+        **{"initial_weights": {"sha256": "w"}, "best_epoch": 3, "epochs_run": 40},
+        **{"decision": None, "weights_sha256": "x", "parameters": {"total": 5}},
     }
-    for name, value in changed.items():
-        *path, last = name.split(".")
-        inner = settings
-        for part in path:
-            inner = inner[part]
-        inner[last] = value
-    return settings
+    return settings | changed
 
 
 def trained(name="run", **changed):
@@ -736,28 +723,21 @@ def trained(name="run", **changed):
 
 OUTCOMES = {
     **{"assignment_sha256": "other", "best_epoch": 9, "epochs_run": 50, "decision": [0.0, 1.0]},
-    **{"weights_sha256": "y", "parameters": {"total": 6}, "initial_weights.backbone_sha256": "d"},
+    **{"weights_sha256": "y", "parameters": {"total": 6}, "initial_weights": {"sha256": "d"}},
+    **{"images": {"image_cache_sha256": "d"}, "start_sha256": "t"},
 }
 
 
-def leaves(settings, prefix=""):
-    for name, value in settings.items():
-        if isinstance(value, dict) and prefix + name != "parameters":
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 @pytest.mark.parametrize(
-    ("name", "value"), [row for row in leaves(full_settings()) if row[0] not in {*OUTCOMES, "fold"}]
+    ("name", "value"),
+    [r for r in full_settings().items() if r[0] not in {*OUTCOMES, "fold", "role"}],
 )
 def test_no_two_trainings_that_differ_in_one_setting_are_averaged(name, value):
     """Each setting in turn: none may be forgotten; a new one is in the key by itself."""
     value = value + 1 if type(value) in (int, float) else "another"
     groups = ev.fold_groups([trained(), trained("other", **{name: value, "fold": 1})])
     assert [len(group) for group in groups] == [1, 1]
-    follows = {"training.view_seed"} if name == "training.seed" else set()
-    assert ev.differing([trained(), trained(**{name: value})]).keys() == {name} | follows
+    assert ev.differing([trained(), trained(**{name: value})]).keys() == {name}
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
@@ -767,36 +747,22 @@ def test_what_came_of_a_training_does_not_tell_trainings_apart(name):
 
 
 def test_a_parameter_that_is_yet_to_come_tells_trainings_apart():
-    groups = ev.fold_groups([trained(), trained("b", **{"training.warm_up": 5, "fold": 1})])
+    groups = ev.fold_groups([trained(), trained("b", warm_up=5, fold=1)])
     assert [len(group) for group in groups] == [1, 1]
 
 
-def test_the_same_training_is_known_in_other_words():
-    plain = trained(**{"training.feature_views": None})
-    cached = trained(**{"training.feature_views": 50, "training.view_seed": 42})
-    assert not ev.differing([plain, cached])
-    fewer = trained(**{"training.feature_views": 49})
-    assert list(ev.differing([plain, fewer])) == ["training.feature_views"]
-    drawn = {"training.balance": "balanced sampling"}  # where galaxies come again in an epoch
-    runs = [trained(**drawn, **{"training.feature_views": n}) for n in (None, 50)]
-    assert list(ev.differing(runs)) == ["training.feature_views"]
-
-
 def test_seeds_are_averaged_and_nothing_else():
-    runs = [trained(f"s{seed}", fold=None, **{"training.seed": seed}) for seed in (1, 2, 3)]
+    runs = [trained(f"s{seed}", fold=None, seed=seed) for seed in (1, 2, 3)]
     assert (ev.seed_sampling(runs)["seeds"] == 3).all()
-    # A view_seed that is said is the seed that None stands for.
-    runs[1].settings["training"]["view_seed"] = 1
-    assert (ev.seed_sampling(runs)["seeds"] == 3).all()
-    runs[2].settings["dense_units"] = 64
+    runs[2].settings["copies"] = 64
     assert (ev.seed_sampling(runs)["seeds"] == 2).all()
-    runs[1].settings["training"]["learning_rate"] = 0.1
+    runs[1].settings["learning_rate"] = 0.1
     assert ev.seed_sampling(runs).empty
 
 
 def test_sizes_with_other_trainings_have_no_common_mean():
     runs = [
-        trained(f"{crop}-{seed}", fold=None, crop=crop, **{"training.seed": seed})
+        trained(f"{crop}-{seed}", fold=None, crop=crop, seed=seed)
         for crop in (32, 64)
         for seed in (1, 2)
     ]
@@ -819,9 +785,10 @@ def test_groups_that_would_be_called_alike_are_told_apart():
     ]
     assert ev.group_names(groups) == expected
     assert [run.name for run in ev.pool_groups(groups)] == expected
-    other = fold_runs(label, [label], backbone="ArmNet", recipe="votes", dense_units=128)
-    groups = ev.fold_groups([*fold_runs(label, [label], recipe="published"), *other])
-    expected = ["B0, 3 folds (recipe = published)", "B0, 3 folds (recipe = votes)"]
+    other = fold_runs(label, [label], backbone="EfficientNetB0", copies=2)
+    groups = ev.fold_groups([*fold_runs(label, [label], backbone="EfficientNetLite0"), *other])
+    names_told = ("EfficientNetLite0", "EfficientNetB0")
+    expected = [f"B0, 3 folds (backbone = {name})" for name in names_told]
     assert ev.group_names(groups) == expected  # one setting is enough
     shifted = [ev.Run(r.name, r.settings, wide[0].predictions, r.history, None) for r in wide]
     with pytest.raises(InputError, match="is tested by two folds"):

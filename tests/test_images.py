@@ -371,21 +371,20 @@ def test_orders_are_permutations_without_state():
     assert (order != images.epoch_order(100, seed=43, epoch=7)).any()
 
 
-def test_batches_stream_the_rows_asked_for(survey, tmp_path):
+def test_copies_are_of_the_galaxies_asked_for(survey, tmp_path):
     sample, folder = survey
     images.write_cache(sample, folder, tmp_path, crop=32, size=SIZE)
     cache = images.open_cache(tmp_path, 32, "grey")
     rows = np.array([5, 1, 1, 4, 0])
-    targets = np.eye(5, dtype=np.float32)
-    maps = images.transforms(32, angle=np.full(5, 90.0))
-    data = list(images.batches(cache, rows, 2, maps=maps, targets=targets))
-    assert [len(pixels) for pixels, _ in data] == [2, 2, 1]
-    pixels = np.concatenate([batch for batch, _ in data])
-    expected = np.rot90(images.network_input(cache.arrays[rows], "grey"), axes=(1, 2))
-    np.testing.assert_allclose(pixels, expected, atol=0.02)
-    np.testing.assert_array_equal(np.concatenate([t for _, t in data]), targets)
-    (plain,) = images.batches(cache, rows, 8, scale=1 / 255)
-    np.testing.assert_array_equal(plain, images.network_input(cache.arrays[rows], "grey", 1 / 255))
+    ids = cache.index.set_index("row")["galaxy_id"].loc[rows].to_numpy()
+    pixels = images.network_input(cache.arrays[rows], "grey")
+    copies = images.Copies(cache, 1)
+    assert copies.shape == pixels.shape[1:]
+    np.testing.assert_array_equal(copies.get(ids), pixels)
+    still = images.Copies(cache, 1, images.Augmentation(rotation=0, flip=False, zoom=0))
+    np.testing.assert_allclose(still.get(ids, np.arange(5)), pixels, atol=1e-3)
+    turned = images.warp(pixels, images.transforms(32, angle=np.full(5, 90.0)))
+    np.testing.assert_allclose(turned, np.rot90(pixels, axes=(1, 2)), atol=0.02)
 
 
 def test_binned_pixels_are_block_means_of_the_central_pixels(survey, tmp_path):

@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from lib import beyond, recipes, selection, surveys, weights
-from lib.models import Network
+from lib import beyond, selection, surveys, weights
 from lib.schema import InputError
-from lib.training import Protocol
 
 NO_COUNTS = {"n_spiral": None, "rho_max": None}  # as profile challenge has it
 AUTHORS = {**NO_COUNTS, "f_spiral": 0.619}
-ARMNET, _ = recipes.apply("votes", Network("B0", "PolarNet", view="polar"), Protocol())
+
+
+def unseen(sample, overlap="refuse"):
+    return weights.unseen(sample, "votes", "ArmNet", overlap=overlap)
 
 
 def sample_of(ids, survey):
@@ -40,40 +41,40 @@ def test_an_overlap_is_refused_or_left_out():
     _, ids = weights.learnt_from("ArmNet")
     sample = sample_of([*ids[:3], -1, -2], "challenge")
     with pytest.raises(InputError, match=f"3 of 5 galaxies .* {ids[0]}.*overlap = 'leave out'"):
-        recipes.unseen(sample, ARMNET)
-    kept, facts = recipes.unseen(sample, ARMNET, "leave out")
+        unseen(sample)
+    kept, facts = unseen(sample, "leave out")
     assert list(kept["galaxy_id"]) == [-1, -2]
     assert facts["checked"] and facts["left_out"] == 3 and "3 of 5" in facts["note"]
     assert json.loads(json.dumps(facts)) == facts
-    whole, facts = recipes.unseen(sample[3:], ARMNET)
+    whole, facts = unseen(sample[3:])
     assert len(whole) == 2 and facts["left_out"] == 0 and facts["note"].startswith("None of the 2")
 
 
 def test_a_table_that_names_no_survey_is_compared_all_the_same():
     _, ids = weights.learnt_from("ArmNet")
     with pytest.raises(InputError, match="1 of 2 galaxies"):
-        recipes.unseen(sample_of([ids[7], -1], None), ARMNET)
-    _, facts = recipes.unseen(sample_of([-1], None), ARMNET)
+        unseen(sample_of([ids[7], -1], None))
+    _, facts = unseen(sample_of([-1], None))
     assert not facts["checked"]
 
 
 @pytest.mark.parametrize("survey", ["gz2", "gz2_hart16", "another"])
 def test_other_names_of_the_same_galaxies_cannot_be_checked_which_is_said(survey):
     sample = sample_of([587738410863493299], survey)
-    kept, facts = recipes.unseen(sample, ARMNET)
+    kept, facts = unseen(sample)
     assert len(kept) == 1 and not facts["checked"]
     assert "not checked" in facts["note"] and "Galaxy Zoo 2 under other names" in facts["note"]
 
 
 def test_simulated_galaxies_and_weights_without_votes_have_no_overlap():
-    _, facts = recipes.unseen(sample_of([1], "mock"), ARMNET)
+    _, facts = unseen(sample_of([1], "mock"))
     assert facts["checked"] and "Simulated" in facts["note"]
     _, ids = weights.learnt_from("ArmNet")
     sample = sample_of(ids[:5], "challenge")
-    kept, facts = recipes.unseen(sample, Network("B0", "PolarNet", "mock", 72, view="polar"))
+    kept, facts = weights.unseen(sample, "mock", "PolarNet")
     assert kept is sample and facts == {}
     with pytest.raises(InputError, match="overlap = 'keep'"):
-        recipes.unseen(sample, ARMNET, "keep")
+        unseen(sample, "keep")
 
 
 def test_weights_are_saved_with_their_list_and_a_changed_list_is_refused(tmp_path):
@@ -113,7 +114,7 @@ def test_armnet_has_learnt_from_what_profile_challenge_leaves_over(challenge):
     others = challenge[challenge["has_image"] & ~challenge["galaxy_id"].isin(sample["galaxy_id"])]
     _, ids = weights.learnt_from("ArmNet")
     assert sorted(others["galaxy_id"]) == list(ids)
-    kept, facts = recipes.unseen(sample, ARMNET)
+    kept, facts = unseen(sample)
     assert len(kept) == 1226 and facts["left_out"] == 0
 
 
@@ -123,8 +124,8 @@ def test_the_authors_cut_takes_92_galaxies_that_armnet_has_learnt_from(
 ):
     sample = chosen(challenge, AUTHORS)
     with pytest.raises(InputError, match="92 of 1,318 galaxies"):
-        recipes.unseen(sample, ARMNET)
-    kept, facts = recipes.unseen(sample, ARMNET, "leave out")
+        unseen(sample)
+    kept, facts = unseen(sample, "leave out")
     assert (len(kept), facts["left_out"]) == (1226, 92)
 
     # The same through the tables of a run, as notebook 12 reads them.
@@ -138,7 +139,7 @@ def test_the_authors_cut_takes_92_galaxies_that_armnet_has_learnt_from(
     )
     monkeypatch.setattr(beyond.images, "open_cache", lambda *_: cache)
     monkeypatch.setattr(beyond.classical, "features", lambda *_, **__: None)
-    monkeypatch.setattr(beyond, "_features", lambda *_: {})
+    monkeypatch.setattr(beyond, "features", lambda *_: {})
     with pytest.raises(InputError, match="92 of 1,318 galaxies"):
         beyond.read(str(tmp_path))
     data = beyond.read(str(tmp_path), overlap="leave out")

@@ -20,7 +20,7 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from lib import images, models, recipes
+from lib import images, models
 from lib.predict import catalogue, engine, inputs, package, survey
 from lib.predict.__main__ import main
 from lib.schema import InputError
@@ -89,7 +89,7 @@ def test_real_networks_are_exported_alike(network, tmp_path):
     trained.save(tmp_path / "model.keras")
     engine.write_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
     shape = (8, *trained.input.shape[1:])
-    pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4") * network.input_scale
+    pixels = np.random.default_rng(1).gamma(2, 13, shape).astype("f4")
     features, probabilities = engine.OnnxEngine(tmp_path / "model.onnx").run(pixels)
     inner = keras.Model(trained.input, trained.get_layer("features").output)
     small = 3e-4 if network.amplitudes else 1e-5  # logarithms of amplitudes near zero
@@ -139,7 +139,6 @@ def test_card_says_how_to_apply_it(run, model):
         "binning": made.BINNING,
         "colour": "grey",
         "stored_colour": "rgb",
-        "input_scale": pytest.approx(1 / 255),
     }
     assert card["weights_sha256"] == settings["weights_sha256"]
     assert card["onnx"]["largest_difference"] < package.PARITY
@@ -190,7 +189,7 @@ def test_images_are_prepared_as_for_the_training(run, model):
 def test_catalogue_is_what_keras_and_scipy_give(run, model, predicted):
     rows, table = rows_of(predicted), run[0]
     cache = images.open_cache(run[1] / "02_preprocessing", made.CROP, "grey")
-    pixels = images.network_input(cache.arrays[:], "grey", 1 / 255)
+    pixels = images.network_input(cache.arrays[:], "grey")
     features, probabilities = keras_outputs(run, pixels)
     calibrated = scipy.special.softmax(np.log(probabilities) / model.temperature(1), axis=1)
     assert list(rows["galaxy_id"]) == list(table["galaxy_id"])
@@ -225,22 +224,12 @@ def test_a_recipe_decides_in_the_catalogue_as_in_the_training(model):
     recipe = replace(model, card={**model.card, "decision": offsets})
     table = catalogue.table(listed, ["", ""], distance, p, recipe, 1)
     assert table["predicted"].to_pylist() == ["2", "2"]
-    described = {c.name: c.description for c in catalogue.columns(recipe.card, "int")}
-    assert "less the offset of its class" in described["predicted"]
-    described = {c.name: c.description for c in catalogue.columns(model.card, "int")}
-    assert described["predicted"] == "arm class with the highest probability"
+    described = catalogue.layout(recipe.card, "i8").columns
+    assert "less the offset of its class" in described["predicted"].description
+    described = catalogue.layout(model.card, "i8").columns
+    assert described["predicted"].description == "arm class with the highest probability"
     assert "less the offset of its class" in package.describe(recipe.card)
     assert "largest probability is predicted" in package.describe(model.card)
-
-
-def test_a_network_of_another_recipe_is_refused(run):
-    folder = run[1] / "03_train_b0"
-    recipes.require(None, folder)
-    recipes.require("published", folder)
-    with pytest.raises(InputError, match="was trained by 'published'"):
-        recipes.require("votes", folder)
-    with pytest.raises(InputError, match="recipe = 'best'"):
-        recipes.require("best", folder)
 
 
 def test_formats_agree_and_say_what_columns_mean(predicted, model):

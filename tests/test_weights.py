@@ -228,7 +228,7 @@ def test_shipped_weights_know_arms_that_random_ones_do_not():
             "B0", "PolarNet", weights=source, crop=72, view="polar", trainable="frozen"
         )
         body = models.body_of(models.build(network, 3, seed=1)[0])
-        found = body.predict(pixels * np.float32(network.input_scale), verbose=0)
+        found = body.predict(pixels, verbose=0)
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
         accuracy[source] = cross_val_score(probe, found, truth["n_arms"], cv=4).mean()
     assert accuracy["mock"] > 0.75

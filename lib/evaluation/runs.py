@@ -253,7 +253,7 @@ def folds_name(runs: Sequence[Run]) -> str:
 def group_names(groups: Sequence[Sequence[Run]]) -> list[str]:
     """Names of groups of `fold_groups`: role and folds, and what sets apart those called alike.
 
-    That is one setting where one is enough, `recipe` before others; else all that differ.
+    That is one setting where one is enough, the network before others; else all that differ.
     """
     names = [f"{group[0].settings['role']}, {folds_name(group)}" for group in groups]
     told = names.copy()
@@ -261,7 +261,7 @@ def group_names(groups: Sequence[Sequence[Run]]) -> list[str]:
         alike = [k for k, other in enumerate(names) if other == name]
         differences = differing([groups[k][0] for k in alike])
         differences.pop("fold", None)
-        first = [n for n in ("recipe", "backbone", "weights") if n in differences]
+        first = [n for n in ("backbone", "weights") if n in differences]
         for setting in [*first, *differences]:
             if len({json.dumps(value) for value in differences[setting]}) == len(alike):
                 differences = {setting: differences[setting]}
