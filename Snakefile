@@ -145,6 +145,7 @@ for step in [step for step in PROFILE.steps if step in LOOPS and PARTS > 1]:
             temp(touch(f"{as_it_is(PROFILE.run_dir)}/.{step}.{{k}}-of-{PARTS}")),
         params:
             step=step,
+            settings=PROFILE.overrides[step],
         threads: share_of_cores()
         resources:
             gpu=gpus_of(PROFILE.overrides[step]),

@@ -80,12 +80,15 @@ def notebook_path(step: str) -> Path:
 
 
 def default_parameters(step: str) -> dict[str, object]:
-    """Names and default values in a notebook's `parameters` cell.
+    """Names and default values in a notebook's `parameters` cell, and in one tagged `hardware`.
+
+    The latter stands before the former: papermill puts a run's own values after `parameters`.
 
     Raises
     ------
     InputError
-        If the notebook has not exactly one such cell, or if it holds more than literals.
+        If the notebook has not exactly one `parameters` cell, if hardware comes after it, or if
+        they hold more than literals.
     """
     path = notebook_path(step)
     return dict(_read_parameters(path, path.stat().st_mtime_ns))
@@ -100,14 +103,20 @@ def _read_parameters(path: Path, changed: int) -> dict[str, object]:
     cells = [
         cell
         for part in parts
-        if "parameters" in part.partition("\n")[0]
+        if re.search("parameters|hardware", part.partition("\n")[0])
         for cell in jupytext.reads(part, "py:percent").cells
-        if "parameters" in cell.metadata.get("tags", []) and cell.cell_type == "code"
+        if {"parameters", "hardware"} & {*cell.metadata.get("tags", [])}
+        and cell.cell_type == "code"
     ]
-    if len(cells) != 1:
-        raise InputError(f"{path} has {len(cells)} cells tagged `parameters`, not one")
+    tags = [tag for cell in cells for tag in cell.metadata["tags"]]
+    if tags.count("parameters") != 1:
+        raise InputError(
+            f"{path} has {tags.count('parameters')} cells tagged `parameters`, not one"
+        )
+    if tags[-1] != "parameters":
+        raise InputError(f"{path}: put the cell tagged `hardware` before that tagged `parameters`")
     defaults = {}
-    for statement in ast.parse(cells[0].source).body:
+    for statement in ast.parse("\n".join(cell.source for cell in cells)).body:
         if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
             raise InputError(f"{path}: the parameters cell must hold only `name = literal` lines")
         defaults[statement.targets[0].id] = ast.literal_eval(statement.value)

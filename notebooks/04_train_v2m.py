@@ -64,7 +64,22 @@ from lib.figures import training as figures
 style.use()
 
 # %% [markdown]
-# ### 1.2 Define parameters
+# ### 1.2 Describe the hardware
+#
+# Where there is a GPU, half precision and XLA make training faster; on processors XLA makes it slower.
+
+# %% tags=["hardware"]
+# What layers compute in: float32 (as published), mixed_bfloat16 or mixed_float16.
+precision = "float32"
+# Parts of a batch of 16, computed one after the other, where a whole one does not fit into memory.
+accumulate = 1
+# Compile the training step by XLA.
+jit = False
+# one GPU (or the processor), or all GPUs, between which each batch is divided.
+devices = "one"
+
+# %% [markdown]
+# ### 1.3 Define parameters
 #
 # Change these to train another network or in another way. The defaults are those of the embedded
 # survey; `notebooks/profiles/gz2.yaml` has the paper's, for a GPU.
@@ -94,21 +109,6 @@ train_batch_norm = False
 seed = 42
 # Go on when a class has no galaxy to train or validate on.
 allow_empty = False
-
-# %% [markdown]
-# ### 1.3 Describe the hardware
-#
-# Where there is a GPU, half precision and XLA make training faster; on processors XLA makes it slower.
-
-# %% tags=["hardware"]
-# What layers compute in: float32 (as published), mixed_bfloat16 or mixed_float16.
-precision = "float32"
-# Parts of a batch of 16, computed one after the other, where a whole one does not fit into memory.
-accumulate = 1
-# Compile the training step by XLA.
-jit = False
-# one GPU (or the processor), or all GPUs, between which each batch is divided.
-devices = "one"
 
 # %% [markdown]
 # ### 1.4 Fix the random numbers

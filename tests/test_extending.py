@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from lib import images, models, profiles, selection, steps, surveys
+from lib import images, networks, profiles, selection, steps, surveys
 from lib.explain.maps import Explainer, MapSettings
 from lib.weights import graph
 
@@ -75,20 +75,20 @@ def test_a_backbone_is_added(root, monkeypatch):
         exec(block, names)
     model = names["model"]
     assert model.output_shape == (None, 6)
-    pixels = np.random.default_rng(1).random((2, 64, 64, 1), np.float32)
+    pixels = 255 * np.random.default_rng(1).random((2, 64, 64, 1), np.float32)
     np.testing.assert_allclose(np.asarray(model(pixels)).sum(axis=1), 1, atol=1e-5)
     made = Explainer(model, MapSettings(smooth_samples=1)).maps("Grad-CAM++", pixels, [0, 1])
     assert made.shape == (2, 64, 64)
-    profile = load_profile(root, blocks("Add a backbone", "yaml")[0], "wider")
-    told = profiles.default_parameters("03_train_b0") | profile.overrides["03_train_b0"]
-    names = ("backbone", "weights", "crop", "colour", "view")
-    wider = models.Network("B0", **{name: told[name] for name in names})
-    assert models.build(wider, n_classes=6, seed=1)[0].output_shape == (None, 6)
+    profile = load_profile(root, blocks("Add a backbone", "yaml")[0], "smaller")
+    told = profile.overrides["04_train_v2m"]
+    smaller, _ = networks.backbone(told["backbone_name"], told["crop"], "rgb", told["weights"])
+    assert smaller.output_shape == (None, 3, 3, 1280)
 
 
 def test_an_experiment_is_a_profile(root):
     profile = load_profile(root, blocks("Add an experiment", "yaml")[0], "merged")
     assert profile.overrides["03_train_b0"]["merge"] == "3+4"
+    assert profile.overrides["03_train_b0"]["max_per_class"] == 0
     assert profile.overrides["03_train_b0"]["seed"] == 7
 
 

@@ -74,15 +74,20 @@ def test_a_notebook_is_short(source):
     assert lengths[len(lengths) // 2] <= 8
 
 
+def names_in(cell):
+    return re.findall(r"^(\w+) = ", cell.source, re.MULTILINE)
+
+
 @pytest.mark.parametrize("step", ["03_train_b0", "04_train_v2m"])
 def test_trainings_have_few_parameters_and_hardware_apart(step):
-    defaults = profiles.default_parameters(step)
-    assert len(defaults) <= PARAMETERS and not HARDWARE & defaults.keys()
+    (cell,) = tagged(FOLDER / f"{step}.py", "parameters")
+    assert len(names_in(cell)) <= PARAMETERS and not HARDWARE & {*names_in(cell)}
 
 
-def test_hardware_has_a_cell_of_its_own():
+def test_a_profile_may_describe_the_hardware():
     (cell,) = tagged(FOLDER / "04_train_v2m.py", "hardware")
-    assert set(re.findall(r"^(\w+) = ", cell.source, re.MULTILINE)) == HARDWARE
+    assert set(names_in(cell)) == HARDWARE
+    profiles.check_parameters("04_train_v2m", {"precision": "mixed_float16", "devices": "all"})
 
 
 def test_loops_of_trainings_can_be_divided():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_evaluation import write_run
+from made import write_run
 
 from lib import evaluation as ev
 from lib import report

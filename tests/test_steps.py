@@ -134,6 +134,19 @@ def test_parameters_cell_must_hold_literals_and_be_one(checkout):
 
 
 @pytest.mark.chain
+def test_hardware_has_a_cell_before_the_parameters_and_can_be_set(checkout):
+    path = checkout / "notebooks" / "01_first.py"
+    cell = '# %% tags=["hardware"]\njit = False\n\n'
+    before, after = path.read_text().split('# %% tags=["parameters"]')
+    path.write_text(f'{before}{cell}# %% tags=["parameters"]{after}\nassert jit\n')
+    assert profiles.default_parameters("01_first")["jit"] is False
+    assert receipts.read(steps.run("01_first", {"jit": True}))["parameters"]["jit"] is True
+    path.write_text(f'{before}# %% tags=["parameters"]{after}\n{cell}')
+    with pytest.raises(InputError, match="put the cell tagged `hardware` before"):
+        profiles.default_parameters("01_first")
+
+
+@pytest.mark.chain
 def test_a_step_leaves_results_receipt_and_notebook(checkout, capsys):
     folder = steps.run("01_first", {"rows": 4}, label="01")
     receipt = receipts.read(folder)

@@ -52,7 +52,7 @@ def backbone(name: str, crop: int, colour: str, weights: str) -> tuple[keras.Mod
         If a value is not possible, or the weights are absent or do not fit.
     """
     sources.architecture_class(name)
-    if not name.startswith("EfficientNet"):
+    if name in ("PolarNet", "ArmNet"):
         raise InputError(f"backbone {name!r} sees polar views: notebooks 11 and 12 use it")
     if colour not in CHANNELS:
         raise InputError(f"unknown colour {colour!r}: choose one of {', '.join(CHANNELS)}")
