@@ -110,9 +110,9 @@ def _block(x, kernel: int, stride: int, expansion: int, filters: int, name: str)
 
 
 def _convolution(x, filters: int, kernel: int, stride: int, name: str):
-    x = layers.Conv2D(
-        filters, kernel, stride, padding="same", use_bias=False, name=f"{name}_conv"
-    )(x)
+    x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=f"{name}_conv")(
+        x
+    )
     return layers.ReLU(6.0, name=f"{name}_activation")(_normalised(x, f"{name}_bn"))
 
 

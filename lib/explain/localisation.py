@@ -19,7 +19,6 @@ from lib.explain.pixels import energy
 from lib.images import central_crop
 from lib.surveys.mock.render import arm_mask, bulge_mask, disc_coordinates
 
-PARTS = ("arms", "bulge", "disc", "surroundings")
 """Parts of a simulated cut-out, each pixel in one; ``disc`` is the disc between the arms."""
 
 R90_WIDTH = 50 / 424
@@ -39,8 +38,8 @@ def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        For each of `PARTS` a bool (crop, crop), and ``radius``: float32 (crop, crop), the distance
-        from the centre in the plane of the disc, in R90.
+        For each of arms, bulge, disc and surroundings a bool (crop, crop), and ``radius``: float32
+        (crop, crop), the distance from the centre in the plane of the disc, in R90.
     """
     radius, _ = disc_coordinates(galaxy, size)
     inside = radius < 1
