@@ -295,14 +295,14 @@ def deduced_scores(column: str) -> pd.DataFrame:
     return scores
 
 
-def head_parameters(width: int, classes: int = 6) -> int:
-    """Weights and biases of Dense(`width`) -> Dense(`classes`) on pooled features."""
-    return (BACKBONE_FEATURES + 1) * width + (width + 1) * classes
+def head_parameters(width: int) -> int:
+    """Weights and biases of Dense(`width`) -> Dense(6) on pooled features."""
+    return (BACKBONE_FEATURES + 1) * width + (width + 1) * 6
 
 
-def deduce_dense_width(total: int, backbone: int, classes: int = 6) -> float:
+def deduce_dense_width(total: int, backbone: int) -> float:
     """Width of the dense layer that makes a model's parameter count; whole if it is exact."""
-    return (total - backbone - classes) / (BACKBONE_FEATURES + 1 + classes)
+    return (total - backbone - 6) / (BACKBONE_FEATURES + 1 + 6)
 
 
 def parameter_table() -> pd.DataFrame:

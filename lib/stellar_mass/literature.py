@@ -52,7 +52,7 @@ FINDINGS = pd.DataFrame(
 """From the abstracts of the works; the last row from Sec. 6 and the abstract of the paper."""
 
 
-def implied_shifts(n: pd.Series, t: pd.Series, total: int, confidence: float = 0.95):
+def implied_shifts(n: pd.Series, t: pd.Series, total: int):
     """What printed t of subsample against whole says about subsample against the rest.
 
     With equal spread s, t = d / (s sqrt(1/n + 1/N)) gives the difference d of the class to the
@@ -72,13 +72,13 @@ def implied_shifts(n: pd.Series, t: pd.Series, total: int, confidence: float = 0
     """
     shift = t * np.sqrt(1 / n + 1 / total) * total / (total - n)
     error = np.sqrt(1 / n + 1 / (total - n))
-    half = stats.norm.ppf((1 + confidence) / 2) * error
+    half = stats.norm.ppf(0.975) * error
     p = 2 * stats.norm.sf((shift / error).abs())
     return pd.DataFrame(
         {"n": n, "shift": shift, "shift_low": shift - half, "shift_high": shift + half, "p": p}
     )
 
 
-def table_4(source: str = "label") -> pd.DataFrame:
-    """Rows of the paper's Table 4 for one source of classes, indexed by `CLASSES`."""
-    return paper.table_4_p_values().loc[source].rename(index={"4,5+": "4+5+"})
+def table_4() -> pd.DataFrame:
+    """Rows of the paper's Table 4 for the labels, indexed by `CLASSES`."""
+    return paper.table_4_p_values().loc["label"].rename(index={"4,5+": "4+5+"})
