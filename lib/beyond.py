@@ -227,7 +227,6 @@ def read(
     backbone=None,
     *,
     least: int = 10,
-    binning: int = 2,
     overlap: str = "refuse",
 ) -> Data:
     """Features of a run's sample.
@@ -240,8 +239,6 @@ def read(
         An ArmNet; that in ``data/weights`` by default.
     least : int
         Galaxies that a class must have to be learnt and scored; others are left out.
-    binning : int
-        Pixels of a GZ2 cut-out per pixel of the cache, along each side.
     overlap : {"refuse", "leave out"}
         What is done about galaxies of the sample that the bundled ArmNet has learnt from.
 
@@ -265,7 +262,8 @@ def read(
             "the selection, or lower `least`"
         )
     sample = sample[sample["label"].isin(classes)].reset_index(drop=True)
-    numbers = classical.features(wide.arrays[wide.rows(sample["galaxy_id"])], r90=50 / binning)
+    # A pixel of the cache is two of GZ2, of 0.02 R90 each.
+    numbers = classical.features(wide.arrays[wide.rows(sample["galaxy_id"])], r90=25)
     cache = images.open_cache(folder, SIZE)
     pixels = np.asarray(cache.arrays[cache.rows(sample["galaxy_id"])])
     known = {"classical": numbers, **features(pixels, backbone)}
@@ -496,7 +494,7 @@ def two_against_three(data: Data, *, repeats: int = 3, seed: int = 0) -> pd.Data
     return cross_validate(features, pair, data.label[chosen], ("2", "3"), **settings)
 
 
-def variants(data: Data, *, repeats: int, seed: int = 0, purity: float = 0.5, least: int = 10):
+def variants(data: Data, *, repeats: int, seed: int = 0, least: int = 10):
     """The recipe and the baseline on the secondary tasks of the same galaxies.
 
     Returns
@@ -512,12 +510,12 @@ def variants(data: Data, *, repeats: int, seed: int = 0, purity: float = 0.5, le
         classes = tuple(dict.fromkeys(_together(c) for c in data.classes))
         together = np.array([_together(c) for c in label])
         tasks["4 and 5+ together"] = (np.arange(len(label)), together, classes)
-    pure = np.flatnonzero(data.fractions.max(axis=1) > purity)
+    pure = np.flatnonzero(data.fractions.max(axis=1) > 0.5)
     counts = pd.Series(label[pure]).value_counts()
     classes = tuple(c for c in data.classes if counts.get(c, 0) >= least)
     pure = pure[np.isin(label[pure], classes)]
     if len(classes) > 1:
-        tasks[f"one answer above {purity:.0%}"] = (pure, label[pure], classes)
+        tasks["one answer above 50%"] = (pure, label[pure], classes)
     recipe = data.joined(LEVERS[RECIPE])
     return {
         name: (
@@ -605,9 +603,7 @@ def mistakes(table: pd.DataFrame, data: Data, *, kinds: int = 5, each: int = 6) 
     return groups
 
 
-def learning_curve(
-    data: Data, sizes: Sequence[int | None], *, repeats: int = 3, seed: int = 0
-) -> pd.DataFrame:
+def learning_curve(data: Data, sizes: Sequence[int | None], *, repeats: int = 3) -> pd.DataFrame:
     """Macro-F1 and balanced accuracy against the number of galaxies that the head learns from.
 
     Returns
@@ -624,7 +620,6 @@ def learning_curve(
             data.label,
             data.classes,
             repeats=repeats,
-            seed=seed,
             galaxies=size,
         )
         parts = [part for _, part in table.groupby("repeat")]

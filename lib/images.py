@@ -86,7 +86,7 @@ class ImageCache:
         return pd.Index(galaxy_ids).isin(self.index["galaxy_id"])
 
 
-def network_input(images: np.ndarray, colour: str, scale: float = 1.0) -> np.ndarray:
+def network_input(images: np.ndarray, colour: str) -> np.ndarray:
     """Turn cached pixels into what a network is given.
 
     Parameters
@@ -95,20 +95,18 @@ def network_input(images: np.ndarray, colour: str, scale: float = 1.0) -> np.nda
         Cached pixels.
     colour : {"rgb", "grey"}
         Grey is the mean of the channels (Sec. 2.2), not the luma of JPEG.
-    scale : float
-        Factor on the pixels, 1 for [0, 255] or 1/255 for [0, 1].
 
     Returns
     -------
-    ndarray, float32, (n, height, width, 1 or 3)
+    ndarray, float32 [0, 255], (n, height, width, 1 or 3)
     """
     if colour == "grey" and images.shape[-1] == 3:
         # A sum over the short last axis is an order of magnitude slower than three plane sums.
         grey = images[..., 0].astype(np.float32)
         grey += images[..., 1]
         grey += images[..., 2]
-        return grey[..., np.newaxis] * np.float32(scale / 3.0)
-    return images.astype(np.float32) * np.float32(scale)
+        return grey[..., np.newaxis] * np.float32(1 / 3)
+    return images.astype(np.float32)
 
 
 def dihedral(pixels: np.ndarray, view: int) -> np.ndarray:

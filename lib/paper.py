@@ -155,15 +155,15 @@ TABLE_4 = pd.DataFrame(
 """Stellar masses of each subsample against all: sizes, statistics and p-values, Table 4."""
 
 
-def split_sizes(counts: dict[str, int], fraction: float = VALIDATION_FRACTION) -> pd.DataFrame:
+def split_sizes(counts: dict[str, int]) -> pd.DataFrame:
     """Training and validation galaxies of each class in a split made class by class.
 
     Parameters
     ----------
     counts : dict
         Galaxies per class.
-    fraction : float
-        Validation fraction; scikit-learn's ``train_test_split`` rounds the part up.
+        Of each, `VALIDATION_FRACTION` are to validate; scikit-learn's ``train_test_split`` rounds
+        the part up.
 
     Returns
     -------
@@ -171,13 +171,13 @@ def split_sizes(counts: dict[str, int], fraction: float = VALIDATION_FRACTION) -
         Columns ``train`` and ``validation`` (int), one row per class.
     """
     n = pd.Series(counts)
-    validation = np.ceil(fraction * n).astype(int)
+    validation = np.ceil(VALIDATION_FRACTION * n).astype(int)
     return pd.DataFrame({"train": n - validation, "validation": validation})
 
 
-def down_sampled(counts: dict[str, int], limit: int = MAX_PER_CLASS) -> dict[str, int]:
-    """Class counts after down-sampling to at most `limit` galaxies per class."""
-    return {c: min(n, limit) for c, n in counts.items()}
+def down_sampled(counts: dict[str, int]) -> dict[str, int]:
+    """Class counts after down-sampling to at most `MAX_PER_CLASS` galaxies per class."""
+    return {c: min(n, MAX_PER_CLASS) for c, n in counts.items()}
 
 
 def validation_counts(column: str) -> dict[str, int]:
@@ -295,14 +295,14 @@ def deduced_scores(column: str) -> pd.DataFrame:
     return scores
 
 
-def head_parameters(width: int, classes: int = 6, features: int = BACKBONE_FEATURES) -> int:
-    """Weights and biases of Dense(`width`) -> Dense(`classes`) on pooled features."""
-    return (features + 1) * width + (width + 1) * classes
+def head_parameters(width: int) -> int:
+    """Weights and biases of Dense(`width`) -> Dense(6) on pooled features."""
+    return (BACKBONE_FEATURES + 1) * width + (width + 1) * 6
 
 
-def deduce_dense_width(total: int, backbone: int, classes: int = 6) -> float:
+def deduce_dense_width(total: int, backbone: int) -> float:
     """Width of the dense layer that makes a model's parameter count; whole if it is exact."""
-    return (total - backbone - classes) / (BACKBONE_FEATURES + 1 + classes)
+    return (total - backbone - 6) / (BACKBONE_FEATURES + 1 + 6)
 
 
 def parameter_table() -> pd.DataFrame:

@@ -28,7 +28,7 @@ def resolve(path: str | Path) -> Path:
     return path if path.is_absolute() else project_root() / path
 
 
-def step_folder(run_dir: str | Path, step: str, made_by: str | None = None) -> Path:
+def step_folder(run_dir: str | Path, step: str) -> Path:
     """Folder that an earlier step wrote, checked for existence.
 
     Parameters
@@ -37,8 +37,6 @@ def step_folder(run_dir: str | Path, step: str, made_by: str | None = None) -> P
         Folder of the run, e.g. ``runs/mock``.
     step : str
         Folder of the step below it, e.g. ``02_preprocessing``.
-    made_by : str, optional
-        Notebook that makes the folder, for the message; `step` itself by default.
 
     Raises
     ------
@@ -48,7 +46,7 @@ def step_folder(run_dir: str | Path, step: str, made_by: str | None = None) -> P
     folder = resolve(run_dir) / step
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is missing: run notebook {made_by or step} first "
+            f"{folder} is missing: run notebook {step} first "
             f"(make run PROFILE={resolve(run_dir).name} runs the whole chain)."
         )
     return folder

@@ -491,15 +491,12 @@ class TrainedModel:
         `galaxy_id`, `label`, `split`, `predicted` and one probability column per class.
     history : DataFrame
         See `Resume`.
-    validation_probabilities : ndarray, float32, (epochs, validation galaxies, classes), or None
-        See `EpochProbabilities`.
     """
 
     model: keras.Model
     settings: dict
     predictions: pd.DataFrame
     history: pd.DataFrame
-    validation_probabilities: np.ndarray | None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -594,9 +591,7 @@ def load_run(folder: str | Path) -> TrainedModel:
             f"{folder / 'model.keras'} does not hold the weights that model.json describes: run "
             "the training notebook again."
         )
-    return TrainedModel(
-        model, tables.settings, tables.predictions, tables.history, tables.epoch_probabilities
-    )
+    return TrainedModel(model, tables.settings, tables.predictions, tables.history)
 
 
 def fingerprint(content) -> str:

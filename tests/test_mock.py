@@ -119,7 +119,7 @@ def test_files_are_those_of_the_real_survey(written):
 
 def test_survey_opens_with_the_reader_of_the_real_one(written):
     survey = open_survey("mock", written)
-    assert len(survey.votes) == N and survey.votes["has_image"].all() and survey.has_masses
+    assert len(survey.votes) == N and survey.votes["has_image"].all()
     assert (survey.votes["galaxy_id"].to_numpy() == survey.truth["galaxy_id"].to_numpy()).all()
     assert survey.votes["redshift"].notna().all()
 

@@ -40,7 +40,6 @@ def test_gz2_reads_every_format_alike(tmp_path, suffix):
     assert (votes[list(gz2.COUNT_COLUMNS)].to_numpy() == 30 * np.eye(6)).all()
     assert votes["image_path"].tolist() == [f"images/{100 + i}.jpg" for i in range(6)]
     assert votes["has_image"].all() and votes["subsample"].eq("original").all()
-    assert not survey.has_masses
 
 
 def test_gz2_rows_come_sorted_by_identifier(tmp_path):
@@ -136,13 +135,6 @@ def test_properties_are_joined_by_identifier(tmp_path):
     assert votes["petromag_r"].fillna(0).tolist() == [16.5, 0, 15.5]
 
 
-def test_mass_files_are_noticed(tmp_path):
-    folder = tables.write_gz2(tmp_path / "s", tables.willett(["1", "2"]))
-    for name in gz2.MASS_FILES:
-        (folder / name).touch()
-    assert open_survey("gz2", folder).has_masses
-
-
 def test_mock_survey_adds_the_truth(tmp_path):
     folder = tables.write_gz2(tmp_path / "s", tables.willett(LABELS))
     with pytest.raises(InputError, match=r"truth.parquet is missing.*00_mock_survey"):
@@ -157,7 +149,7 @@ def test_simulated_survey_is_read_by_the_gz2_reader(tmp_path):
     truth = mock.write_survey(tmp_path / "s", 12, 1, size=64, workers=1)
     survey = open_survey("mock", tmp_path / "s")
     assert survey.votes["galaxy_id"].tolist() == truth["galaxy_id"].tolist()
-    assert survey.votes["has_image"].all() and survey.has_masses
+    assert survey.votes["has_image"].all()
     assert survey.votes["redshift"].notna().all()
     header = pd.read_csv(tmp_path / "s" / "zoo2MainSpecz.csv.gz", nrows=0).columns
     expected = {f"{a}_{m}" for a in tables.answer_columns() for m in gz2.MEASURES}
@@ -363,7 +355,7 @@ def test_challenge_fractions_are_conditional(tmp_path):
     assert np.allclose(votes["f_spiral"], 0.5)
     assert np.allclose(votes[list(RHO_COLUMNS)], [0.1, 0.5, 0.2, 0.1, 0.0, 0.1])
     assert votes["has_image"].sum() == 4 and len(votes) == 6
-    assert "images of 4" in survey.notes[1] and not survey.has_masses
+    assert "images of 4" in survey.notes[1]
     assert votes["image_path"][0] == "images_training_rev1/100008.jpg"
 
 

@@ -17,7 +17,7 @@ import skimage.data
 from references.random_weights import random_images
 from skimage.transform import resize
 
-from lib import networks, weights
+from lib import networks
 from lib.schema import InputError
 from lib.weights import torch_file
 
@@ -130,13 +130,6 @@ def test_a_small_file_cannot_ask_for_much_memory():
     numbers = np.zeros(4, "f4")
     with pytest.raises(InputError, match="reaches beyond its storage"):
         torch_file._rebuild_tensor(numbers, 0, (1 << 40,), (0,))  # a terabyte of the first number
-
-
-def test_another_hash_is_refused():
-    variant = weights.variant("imagenet", "EfficientNetLite0", channels=3)
-    backbone = weights.build("EfficientNetLite0", keras.Input((32, 32, 3)), variant)
-    with pytest.raises(InputError, match="has SHA-256 .* not 00"):
-        weights.initialise(backbone, "imagenet", channels=3, sha256="00")
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):

@@ -120,7 +120,6 @@ def paired_bootstrap(
     classes: tuple[str, ...],
     *,
     n: int = 5000,
-    level: float = LEVEL,
     seed: int = 42,
 ) -> pd.DataFrame:
     """Bootstrap of the difference b - a of two models on the same galaxies, within each label.
@@ -146,7 +145,7 @@ def paired_bootstrap(
     rng = np.random.default_rng(seed)
     drawn = np.stack([draw_multinomial(rng, row, n) for row in cube], axis=1).reshape(n, k, k, k)
     cube = cube.reshape(k, k, k)
-    tail = 100 * (1 - level) / 2
+    tail = 100 * (1 - LEVEL) / 2
     rows = {}
     scores_a, scores_b = matrix_scores(drawn.sum(axis=3)), matrix_scores(drawn.sum(axis=2))
     for metric in SCORES:
@@ -229,7 +228,7 @@ def paper_column(run: Run) -> str | None:
     return column if plain and column in paper.TABLE_3_COLUMNS else None
 
 
-def compare_with_paper(run: Run, level: float = LEVEL) -> pd.DataFrame:
+def compare_with_paper(run: Run) -> pd.DataFrame:
     """A run's metrics cell by cell beside Table 3, with intervals of both.
 
     Returns
@@ -243,10 +242,10 @@ def compare_with_paper(run: Run, level: float = LEVEL) -> pd.DataFrame:
     """
     matrix = run.confusion()
     report = class_report(matrix)
-    overall = score_intervals(matrix, level)
+    overall = score_intervals(matrix)
     overall.index = pd.MultiIndex.from_product([["all"], overall.index], names=["label", "metric"])
-    table = pd.concat([cell_intervals(report, level), overall]).rename(columns={"value": "ours"})
-    printed = paper_cells(paper_column(run), level)
+    table = pd.concat([cell_intervals(report), overall]).rename(columns={"value": "ours"})
+    printed = paper_cells(paper_column(run))
     table[printed.columns] = printed.reindex(table.index)
     table["difference"] = table["ours"] - table["paper"]
     inside = table["paper"].between(table["low"], table["high"]).astype("boolean")
@@ -266,7 +265,7 @@ def compare_with_paper(run: Run, level: float = LEVEL) -> pd.DataFrame:
     return table
 
 
-def paper_cells(column: str | None, level: float) -> pd.DataFrame:
+def paper_cells(column: str | None) -> pd.DataFrame:
     """Printed cells of a column of Table 3 and its deduced overall scores; empty for None."""
     names = ["paper", "paper_low", "paper_high"]
     if column is None:
@@ -274,8 +273,8 @@ def paper_cells(column: str | None, level: float) -> pd.DataFrame:
         return pd.DataFrame(columns=names, index=nothing, dtype=float)
     # Where several counts agree with the print, they differ by one galaxy of thousands.
     counts = paper.deduce_table_3(column).loc[0]
-    cells = cell_intervals(counts, level).set_axis(names, axis=1)
+    cells = cell_intervals(counts).set_axis(names, axis=1)
     cells["paper"] = paper.TABLE_3[column].stack().reindex(cells.index)
-    overall = overall_intervals(counts, level).set_axis(names, axis=1)
+    overall = overall_intervals(counts).set_axis(names, axis=1)
     overall.index = pd.MultiIndex.from_product([["all"], overall.index], names=["label", "metric"])
     return pd.concat([cells, overall])

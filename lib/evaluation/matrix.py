@@ -200,7 +200,7 @@ def wilson(successes, n, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(centre - half, 0, p), np.clip(centre + half, p, 1)
 
 
-def cell_intervals(report: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+def cell_intervals(report: pd.DataFrame) -> pd.DataFrame:
     """Intervals of precision, recall and F1 per class.
 
     Precision and recall are proportions: Wilson's interval. F1 = 2 J / (1 + J) with the
@@ -222,7 +222,7 @@ def cell_intervals(report: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
     trials = {"precision": predicted, "recall": support, "f1": support + predicted - tp}
     tables = []
     for metric, n in trials.items():
-        low, high = wilson(tp, n, level)
+        low, high = wilson(tp, n)
         table = pd.DataFrame({"value": tp / n.where(n > 0), "low": low, "high": high})
         tables.append(2 * table / (1 + table) if metric == "f1" else table)
     order = pd.MultiIndex.from_product([report.index, CELLS], names=["label", "metric"])
@@ -237,7 +237,7 @@ def draw_multinomial(rng: np.random.Generator, counts: np.ndarray, n: int) -> np
     return rng.multinomial(total, counts / total, size=n)
 
 
-def score_intervals(matrix: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+def score_intervals(matrix: pd.DataFrame) -> pd.DataFrame:
     """Intervals of accuracy, balanced accuracy and macro-F1 that hold for small classes.
 
     Accuracy is a proportion: Wilson's interval. The other two are means over classes, whose
@@ -250,14 +250,14 @@ def score_intervals(matrix: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
     DataFrame
         Indexed by `SCORES`; columns ``value``, ``low``, ``high``.
     """
-    return overall_intervals(class_report(matrix), level)
+    return overall_intervals(class_report(matrix))
 
 
-def overall_intervals(report: pd.DataFrame, level: float) -> pd.DataFrame:
+def overall_intervals(report: pd.DataFrame) -> pd.DataFrame:
     """`score_intervals` from ``tp``, ``support`` and ``predicted`` per class."""
-    cells = cell_intervals(report, level)
+    cells = cell_intervals(report)
     right, n = report["tp"].sum(), report["support"].sum()
-    rows = {"accuracy": (right / n, *map(float, wilson(right, n, level)))}
+    rows = {"accuracy": (right / n, *map(float, wilson(right, n)))}
     for metric, cell in (("balanced_accuracy", "recall"), ("macro_f1", "f1")):
         table = cells.xs(cell, level="metric")[report["support"] > 0]
         mean = table["value"].mean()

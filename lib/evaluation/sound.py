@@ -52,9 +52,7 @@ def repeated_folds(label, folds: int = 5, repeats: int = 1, seed: int = 42):
     return list(splitter.split(label, label))
 
 
-def cross_validation_summary(
-    values, test_share: float, level: float = LEVEL, *, least: float = 0.0
-) -> dict[str, float]:
+def cross_validation_summary(values, test_share: float, *, least: float = 0.0) -> dict[str, float]:
     """Mean of a score over (repeated) folds with an interval that knows that folds overlap.
 
     The variance is Nadeau & Bengio's (2003) corrected one: (1/J + n_test/n_train) s^2 for J
@@ -81,7 +79,7 @@ def cross_validation_summary(
         raise InputError(f"{values.tolist()}: wanted at least two folds, all with a finite score.")
     sd = values.std(ddof=1)
     se = np.sqrt((1 / len(values) + test_share) * sd**2)
-    half = scipy.stats.t.isf((1 - level) / 2, len(values) - 1) * se
+    half = scipy.stats.t.isf((1 - LEVEL) / 2, len(values) - 1) * se
     mean = values.mean()
     return {
         "mean": float(mean),
@@ -188,7 +186,6 @@ def epoch_optimism(
     *,
     decision: Sequence[float] | None = None,
     repeats: int = 200,
-    level: float = LEVEL,
     seed: int = 42,
 ) -> pd.DataFrame:
     """How much choosing the epoch on the reported galaxies flatters the report.
@@ -229,7 +226,7 @@ def epoch_optimism(
     sound = matrix_scores(count_matrices(label, crossed, k))
     best = right.sum(axis=1).argmax()
     published = matrix_scores(count_matrices(label, predicted[best][None], k)[0])
-    tail = 100 * (1 - level) / 2
+    tail = 100 * (1 - LEVEL) / 2
     rows = {}
     for metric in SCORES:
         optimism = published[metric] - sound[metric]
@@ -303,7 +300,7 @@ def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.
     sound, source = _sound_scores(run, fold_runs, seed)
     sound = sound.rename(columns={"value": "sound", "low": "sound_low", "high": "sound_high"})
     table = table.join(sound)
-    overall = paper_cells(paper_column(run), LEVEL).reset_index()
+    overall = paper_cells(paper_column(run)).reset_index()
     overall = overall[overall["label"] == "all"].set_index("metric")["paper"]
     table["paper"] = overall.reindex(table.index).astype(float)
     table["sound_from"] = source

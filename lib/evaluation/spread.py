@@ -13,7 +13,7 @@ from lib.evaluation.runs import Run, differing, training_key
 from lib.schema import InputError
 
 
-def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
+def seed_spread(values) -> dict[str, float]:
     """Mean, standard deviation and coefficient of variation over seeds (Sec. 4.2.1).
 
     Returns
@@ -26,7 +26,7 @@ def seed_spread(values, level: float = LEVEL) -> dict[str, float]:
     values = np.asarray(values, float)
     n = len(values)
     sd = values.std(ddof=1) if n > 1 else np.nan
-    half = scipy.stats.t.isf((1 - level) / 2, n - 1) * sd / np.sqrt(n) if n > 1 else np.nan
+    half = scipy.stats.t.isf((1 - LEVEL) / 2, n - 1) * sd / np.sqrt(n) if n > 1 else np.nan
     mean = values.mean()
     return {
         "mean": float(mean),

@@ -168,7 +168,7 @@ def curves(
     return Curves(fraction, np.array(made["insertion"]), np.array(made["deletion"]))
 
 
-def mean_interval(values: np.ndarray, seed: int = 42, level: float = 0.95) -> dict[str, float]:
+def mean_interval(values: np.ndarray, seed: int = 42) -> dict[str, float]:
     """Mean over galaxies with its bootstrap interval.
 
     Parameters
@@ -176,13 +176,12 @@ def mean_interval(values: np.ndarray, seed: int = 42, level: float = 0.95) -> di
     values : ndarray, (n,)
         One number per galaxy; NaN is left out.
     seed : int
-    level : float
 
     Returns
     -------
     dict
-        ``mean``, ``low``, ``high`` (percentile bootstrap, 2,000 draws) and ``n``. The interval is
-        NaN for fewer than three galaxies.
+        ``mean``, ``low``, ``high`` (95 %, percentile bootstrap, 2,000 draws) and ``n``. The
+        interval is NaN for fewer than three galaxies.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -190,7 +189,7 @@ def mean_interval(values: np.ndarray, seed: int = 42, level: float = 0.95) -> di
         mean = float(values.mean()) if len(values) else np.nan
         return {"mean": mean, "low": np.nan, "high": np.nan, "n": len(values)}
     low, high = stats.bootstrap(
-        (values,), np.mean, n_resamples=2000, confidence_level=level, method="percentile",
+        (values,), np.mean, n_resamples=2000, confidence_level=0.95, method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
     return {"mean": values.mean(), "low": low, "high": high, "n": len(values)}

@@ -19,7 +19,6 @@ from lib.explain.pixels import energy
 from lib.images import central_crop
 from lib.surveys.mock.render import arm_mask, bulge_mask, disc_coordinates
 
-PARTS = ("arms", "bulge", "disc", "surroundings")
 """Parts of a simulated cut-out, each pixel in one; ``disc`` is the disc between the arms."""
 
 R90_WIDTH = 50 / 424
@@ -39,8 +38,8 @@ def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        For each of `PARTS` a bool (crop, crop), and ``radius``: float32 (crop, crop), the distance
-        from the centre in the plane of the disc, in R90.
+        For each of arms, bulge, disc and surroundings a bool (crop, crop), and ``radius``: float32
+        (crop, crop), the distance from the centre in the plane of the disc, in R90.
     """
     radius, _ = disc_coordinates(galaxy, size)
     inside = radius < 1
@@ -51,21 +50,20 @@ def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
     return {name: central_crop(part[..., None], crop)[..., 0] for name, part in parts.items()}
 
 
-def galaxy_mask(image: np.ndarray, level: float = 3.0) -> np.ndarray:
+def galaxy_mask(image: np.ndarray) -> np.ndarray:
     """Pixels of the galaxy in the middle of a cut-out, found without any truth.
 
     Parameters
     ----------
     image : ndarray, (height, width, channels)
-    level : float
-        How far above the sky a pixel must be, in robust standard deviations of the border, after
-        smoothing by 2 px; at least 4 % of the image's range, for images with a flat sky.
 
     Returns
     -------
     ndarray of bool, (height, width)
         The bright region that holds the centre, its holes filled; the nearest one if the centre
-        itself is dark, and nothing if all is dark.
+        itself is dark, and nothing if all is dark. Bright, after smoothing by 2 px, is what is
+        three robust standard deviations of the border above the sky, and at least 4 % of the
+        image's range, for images with a flat sky.
     """
     grey = np.asarray(image, float).mean(axis=-1)
     smooth = ndimage.gaussian_filter(grey, 2)
@@ -74,7 +72,7 @@ def galaxy_mask(image: np.ndarray, level: float = 3.0) -> np.ndarray:
     border[width:-width, width:-width] = False
     sky = np.median(smooth[border])
     noise = stats.median_abs_deviation(smooth[border], scale="normal")
-    bright = smooth > sky + max(level * noise, 0.04 * np.ptp(smooth), 1e-12)
+    bright = smooth > sky + max(3 * noise, 0.04 * np.ptp(smooth), 1e-12)
     regions = measure.label(bright)
     if not regions.any():
         return bright
@@ -129,19 +127,18 @@ def within_r90(cutout: np.ndarray, crop: int, size: int) -> np.ndarray:
     return np.hypot(cos * x + sin * y, (cos * y - sin * x) / axis_ratio) < R90_WIDTH * size
 
 
-def azimuthal_average(values: np.ndarray, radius: np.ndarray, bins: int = 40) -> np.ndarray:
-    """Replace each value by the mean over its ring.
+def azimuthal_average(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Replace each value by the mean over its ring, one of 40 of equal width.
 
     Parameters
     ----------
     values, radius : ndarray, (height, width)
-    bins : int
-        Rings between the centre and the largest radius.
 
     Returns
     -------
     ndarray, float64 (height, width)
     """
+    bins = 40
     ring = np.minimum((radius / radius.max() * bins).astype(int), bins - 1).ravel()
     total = np.bincount(ring, values.ravel(), bins)
     count = np.bincount(ring, minlength=bins)

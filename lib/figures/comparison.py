@@ -23,7 +23,7 @@ METRIC_NAMES = {
 }
 
 
-def confusion_matrices(matrices: Mapping[str, pd.DataFrame], columns: int = 2) -> Figure:
+def confusion_matrices(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw confusion matrices beside each other (Fig. 7), all on one colour scale.
 
     Parameters
@@ -31,10 +31,8 @@ def confusion_matrices(matrices: Mapping[str, pd.DataFrame], columns: int = 2) -
     matrices : mapping
         Title -> counts from `lib.evaluation.confusion`. Each cell is coloured by and printed as
         the share of its label's galaxies, with the number of galaxies below.
-    columns : int
-        Matrices per line.
     """
-    columns = min(columns, len(matrices))
+    columns = min(2, len(matrices))
     lines = -(-len(matrices) // columns)
     side = WIDTH / columns
     figure, axes = plt.subplots(

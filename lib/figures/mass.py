@@ -67,9 +67,7 @@ def forest(
     return figure
 
 
-def misclassified(
-    table: pd.DataFrame, data_dir: Path, per_side: int = 6, crop: int = 224, size: int = 424
-) -> Figure:
+def misclassified(table: pd.DataFrame, data_dir: Path) -> Figure:
     """Show galaxies labelled m = 2 that a model calls m = 1 (left) or m = 3 (right; Fig. 13).
 
     Parameters
@@ -78,14 +76,11 @@ def misclassified(
         ``galaxy_id``, ``label``, ``predicted``, ``p_1``, ``p_3`` and ``image_path``.
     data_dir : Path
         Folder that `image_path` starts from.
-    per_side : int
-        Galaxies on each side, those with the highest probability first; cells stay empty where
-        there are fewer, or where an image cannot be read.
-    crop, size : int
-        Side of the central crop and of the files' images, in pixels.
+
+    The six with the highest probability on each side; cells stay empty where there are fewer, or
+    where an image cannot be read.
     """
-    columns = 3
-    lines = -(-per_side // columns)
+    columns, lines = 3, 2
     figure = plt.figure(figsize=(WIDTH, WIDTH / 6.2 * 1.25 * lines + 0.3), layout="constrained")
     for part, arm_class in zip(figure.subfigures(1, 2), ("1", "3"), strict=True):
         chosen = table[(table["label"] == "2") & (table["predicted"] == arm_class)]
@@ -94,9 +89,9 @@ def misclassified(
         axes = part.subplots(lines, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
-        for axis, galaxy in zip(axes, chosen.head(per_side).itertuples(), strict=False):
+        for axis, galaxy in zip(axes, chosen.head(columns * lines).itertuples(), strict=False):
             try:
-                image = central_crop(decode(data_dir / galaxy.image_path, size), crop)
+                image = central_crop(decode(data_dir / galaxy.image_path, 424), 224)
             except ImageError:
                 continue
             axis.imshow(image)

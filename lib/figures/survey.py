@@ -18,8 +18,8 @@ def _central(image: np.ndarray, part: float) -> np.ndarray:
     return image[edge : len(image) - edge, edge : len(image) - edge]
 
 
-def galaxies(truth: pd.DataFrame, by: str, groups: list[str], *, per_group: int = 8) -> Figure:
-    """Draw galaxies of each group, one row per group.
+def galaxies(truth: pd.DataFrame, by: str, groups: list[str]) -> Figure:
+    """Draw the first 8 galaxies of each group, one row per group.
 
     Parameters
     ----------
@@ -29,9 +29,8 @@ def galaxies(truth: pd.DataFrame, by: str, groups: list[str], *, per_group: int 
         Column that groups the galaxies: ``arm_class`` or ``kind``.
     groups : list of str
         Values of that column, from top to bottom.
-    per_group : int
-        Number of galaxies in a row: the first ones of the table.
     """
+    per_group = 8
     figure, axes = plt.subplots(
         len(groups),
         per_group,
@@ -72,7 +71,7 @@ def votes_against_truth(confusion: pd.DataFrame) -> Figure:
     return figure
 
 
-def visibility(truth: pd.DataFrame, unclear: pd.Series, *, bins: int = 8) -> Figure:
+def visibility(truth: pd.DataFrame, unclear: pd.Series) -> Figure:
     """Draw the share of "can't tell" votes against the visibility of the arms.
 
     Parameters
@@ -81,10 +80,8 @@ def visibility(truth: pd.DataFrame, unclear: pd.Series, *, bins: int = 8) -> Fig
         Galaxies with arms: ``arm_visibility`` and ``arm_class``.
     unclear : Series
         Fraction of "can't tell" votes of the same galaxies.
-    bins : int
-        Number of bins of equal width in visibility.
     """
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.linspace(0, 1, 9)
     figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 0.4 * WIDTH), layout="constrained")
     for arm_class in ARM_CLASSES[:-1]:
         chosen = truth["arm_class"] == arm_class
@@ -185,9 +182,7 @@ def masks(galaxy, *, size: int = 424) -> Figure:
     return figure
 
 
-def log_polar(
-    galaxy, image: np.ndarray, *, n_radii: int = 96, n_angles: int = 180
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def log_polar(galaxy, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unroll an image in the plane of the galaxy's disc.
 
     Parameters
@@ -195,20 +190,18 @@ def log_polar(
     galaxy : row of the truth table
         Gives position angle and inclination.
     image : ndarray, (size, size)
-    n_radii, n_angles : int
-        Samples in ln(radius), from 0.15 to 1.4 R90, and in angle.
 
     Returns
     -------
-    log_r : ndarray, (n_radii,)
-        Natural logarithm of the radius in R90.
-    theta : ndarray, (n_angles,)
+    log_r : ndarray, (96,)
+        Natural logarithm of the radius in R90, from 0.15 to 1.4 R90.
+    theta : ndarray, (180,)
         Angle in the disc from the major axis, radians.
-    polar : ndarray, (n_radii, n_angles)
+    polar : ndarray, (96, 180)
         Image divided by its mean at each radius.
     """
-    log_r = np.linspace(np.log(0.15), np.log(1.4), n_radii).astype(np.float32)
-    theta = np.linspace(-np.pi, np.pi, n_angles, endpoint=False).astype(np.float32)
+    log_r = np.linspace(np.log(0.15), np.log(1.4), 96).astype(np.float32)
+    theta = np.linspace(-np.pi, np.pi, 180, endpoint=False).astype(np.float32)
     r = np.exp(log_r)[:, None]
     u, v = r * np.cos(theta), r * np.sin(theta) * np.cos(np.radians(galaxy.inclination))
     angle = np.radians(galaxy.position_angle)

@@ -15,7 +15,6 @@ def predicted_dilution(
     reference: np.ndarray,
     predicted: np.ndarray,
     n_resamples: int = 1000,
-    confidence: float = 0.95,
     seed: int = 42,
 ) -> pd.DataFrame:
     """Shift of each predicted class that misclassification alone would leave of the reference's.
@@ -54,7 +53,7 @@ def predicted_dilution(
     table["reference_shift"], table["expected_shift"] = reference_shift, expected
     table["observed_shift"], table["excess"] = observed, observed - expected
     # A class that some resamples leave empty, or without any error, has no interval.
-    error, tail = draws.std(axis=0, ddof=1), 50 * (1 - confidence)
+    error, tail = draws.std(axis=0, ddof=1), 2.5
     draws[:, ~(error > 1e-9)] = np.nan
     table["excess_low"], table["excess_high"] = np.percentile(draws, [tail, 100 - tail], axis=0)
     z = table["excess"].abs() / np.where(error > 1e-9, error, np.nan)

@@ -61,7 +61,7 @@ CAPTION_12 = (
 )
 
 
-def implied_shifts(n: pd.Series, t: pd.Series, total: int, confidence: float = 0.95):
+def implied_shifts(n: pd.Series, t: pd.Series, total: int):
     """What printed t of subsample against whole says about subsample against the rest.
 
     With equal spread s, t = d / (s sqrt(1/n + 1/N)) gives the difference d of the class to the
@@ -81,7 +81,7 @@ def implied_shifts(n: pd.Series, t: pd.Series, total: int, confidence: float = 0
     """
     shift = t * np.sqrt(1 / n + 1 / total) * total / (total - n)
     error = np.sqrt(1 / n + 1 / (total - n))
-    half = stats.norm.ppf((1 + confidence) / 2) * error
+    half = stats.norm.ppf(0.975) * error
     p = 2 * stats.norm.sf((shift / error).abs())
     return pd.DataFrame(
         {"n": n, "shift": shift, "shift_low": shift - half, "shift_high": shift + half, "p": p}

@@ -55,7 +55,7 @@ def cliffs_interval(
 
 
 def adjusted_shift(
-    values: np.ndarray, inside: np.ndarray, covariates: np.ndarray, confidence: float = 0.95
+    values: np.ndarray, inside: np.ndarray, covariates: np.ndarray
 ) -> dict[str, float]:
     """Shift of a group at fixed covariates: least squares of the values on membership and them.
 
@@ -93,7 +93,7 @@ def adjusted_shift(
     moment = matrix.T @ (matrix * scaled[:, None]) @ inverse
     spread = (scaled**2 * (1 - 2 * leverage)).sum() + np.trace(moment @ moment)
     student = stats.t((weights**2).sum() ** 2 / spread)
-    half = student.ppf((1 + confidence) / 2) * error
+    half = student.ppf(0.975) * error
     shift = float(weights @ y)
     return {
         "n": n,
@@ -159,10 +159,10 @@ def matched_pairs(
     return (first, second) if few is groups[0] else (second, first)
 
 
-def minimum_detectable_shift(
-    n: int, n_rest: int, spread: float, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Smallest difference of means that a two-sided t-test finds, with its sign, at some power.
+def minimum_detectable_shift(n: int, n_rest: int, spread: float) -> float:
+    """Smallest difference of means that a two-sided t-test at 5 % finds four times of five.
+
+    With its sign.
 
     Parameters
     ----------
@@ -170,8 +170,6 @@ def minimum_detectable_shift(
         Sizes of the two samples.
     spread : float
         Standard deviation within them.
-    alpha, power : float
-        Level of the test and the chance to find the difference.
 
     Returns
     -------
@@ -182,11 +180,11 @@ def minimum_detectable_shift(
     if min(n, n_rest) < 2:
         return np.nan
     degrees = n + n_rest - 2
-    critical = stats.t.isf(alpha / 2, degrees)
+    critical = stats.t.isf(0.025, degrees)
 
     # Rejections on the wrong side are not counted.
     noncentrality = optimize.brentq(
-        lambda x: stats.nct.sf(critical, degrees, x) - power, 0, 2 * critical + 4
+        lambda x: stats.nct.sf(critical, degrees, x) - 0.8, 0, 2 * critical + 4
     )
     return float(noncentrality * spread * np.sqrt(1 / n + 1 / n_rest))
 

@@ -25,8 +25,6 @@ class Survey:
         `has_image` (bool) says whether that file is there.
     data_dir : Path
         Folder of the survey's files.
-    has_masses : bool
-        Whether the folder holds stellar masses: the MPA-JHU files, or a column of the table.
     notes : tuple of str
         What a reader of the results should know about these files.
     truth : DataFrame, optional
@@ -36,7 +34,6 @@ class Survey:
     name: str
     votes: pd.DataFrame
     data_dir: Path
-    has_masses: bool
     notes: tuple[str, ...] = ()
     truth: pd.DataFrame | None = None
 

@@ -79,7 +79,6 @@ def read(data_dir: Path) -> Survey:
         name="challenge",
         votes=validate_votes(votes, str(path)),
         data_dir=data_dir,
-        has_masses=False,
         notes=(
             f"Votes of {len(votes):,} galaxies from {path.name}.",
             f"The images of {votes['has_image'].sum():,} of them are in {IMAGES}/.",

@@ -264,7 +264,6 @@ def _read(data_dir: Path, name: str, stem: str) -> Survey:
         name=name,
         votes=validate_votes(votes, str(path)),
         data_dir=data_dir,
-        has_masses=all((data_dir / f).is_file() for f in MASS_FILES),
         notes=(f"Votes of {len(votes):,} galaxies from {path.name}.", image_note, property_note),
     )
 

@@ -75,7 +75,7 @@ def read(data_dir: Path) -> Survey:
     votes = votes.assign(has_image=False, **dict.fromkeys(RHO_COLUMNS, np.nan))
     votes[list(CLEAN_COLUMNS)] = votes[list(CLEAN_COLUMNS)].astype("boolean")
     votes = validate_votes(votes.sort_values("galaxy_id", ignore_index=True), str(path))
-    return Survey("hart17", votes, Path(data_dir), has_masses=True, notes=tuple(notes))
+    return Survey("hart17", votes, Path(data_dir), notes=tuple(notes))
 
 
 def _label(votes: pd.DataFrame, path: Path) -> pd.Series:

@@ -23,7 +23,7 @@ steps: `variant` says how the graph has to be, `build` makes it, and `initialise
     receipt = weights.initialise(backbone, "zoobot-hub", channels=1)
 
 Every loader checks all names and shapes first and changes the backbone only when all of them fit.
-Nothing that a file of weights holds is ever run.
+Nothing that a file of weights holds is ever run. With ``HF_HUB_OFFLINE=1`` nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -64,14 +64,7 @@ _SOURCES = ("none", "imagenet", "zoobot-hub", "zoobot-checkpoint", *BUNDLED)
 _WITH_PATH = ("imagenet", "zoobot-hub", "zoobot-checkpoint")
 
 
-def variant(
-    weights: str,
-    architecture: str,
-    *,
-    channels: int,
-    revision: str | None = None,
-    offline: bool | None = None,
-) -> BackboneVariant:
+def variant(weights: str, architecture: str, *, channels: int) -> BackboneVariant:
     """Say how the graph of a backbone has to be for these weights.
 
     Parameters
@@ -82,8 +75,6 @@ def variant(
         Class name in ``keras.applications``, e.g. ``EfficientNetB0``.
     channels : int
         1 (grey) or 3.
-    revision, offline
-        As in `initialise`; the hub's ``config.json`` is read for ``zoobot-hub``.
 
     Returns
     -------
@@ -94,23 +85,15 @@ def variant(
     InputError
         If the source is unknown, or the hub's configuration is out of reach or not understood.
     """
-    source, path, pinned = _parse(weights)
+    source, path, revision = _parse(weights)
     if source == "zoobot-hub":
-        return hub.variant(hub.fetch(path, revision=revision or pinned, offline=offline))
+        return hub.variant(hub.fetch(path, revision))
     if source == "imagenet":
         return imagenet.variant(architecture, channels)
     return PLAIN
 
 
-def initialise(
-    backbone: keras.Model,
-    weights: str,
-    *,
-    channels: int,
-    revision: str | None = None,
-    sha256: str | None = None,
-    offline: bool | None = None,
-) -> dict:
+def initialise(backbone: keras.Model, weights: str, *, channels: int) -> dict:
     """Load weights into a backbone and say what was loaded.
 
     Parameters
@@ -122,13 +105,6 @@ def initialise(
     channels : int
         Channels of the images, 1 (grey) or 3. A grey backbone gets the stem's kernel summed over
         its input channels, which is what three equal channels would give.
-    revision : str, optional
-        Branch, tag or full commit hash of the hub's repository; by default that in the name, or
-        else ``main``.
-    sha256 : str, optional
-        Hash the file must have; any other is refused.
-    offline : bool, optional
-        Use only files that are on this machine. By default ``$HF_HUB_OFFLINE`` decides.
 
     Returns
     -------
@@ -141,10 +117,10 @@ def initialise(
     Raises
     ------
     InputError
-        If the source is unknown, the file is missing, damaged, of another hash, or does not fit
-        the backbone: the message lists the names and shapes that differ.
+        If the source is unknown, the file is missing, damaged or does not fit the backbone: the
+        message lists the names and shapes that differ.
     """
-    source, path, pinned = _parse(weights)
+    source, path, revision = _parse(weights)
     if backbone.input_shape[-1] != channels:
         raise InputError(
             f"channels = {channels}, but the backbone {backbone.name} takes images of "
@@ -155,21 +131,21 @@ def initialise(
         receipt = {"file": None, "sha256": None, "stem": "random"}
     elif source == "imagenet" and lite.is_lite(backbone):
         require_variant(backbone, PLAIN)
-        receipt = lite.load(backbone, path, sha256=sha256)
+        receipt = lite.load(backbone, path)
     elif source == "imagenet":
         built_for = imagenet.variant_of(backbone)
-        receipt = imagenet.load(backbone, path, sha256=sha256, offline=offline)
+        receipt = imagenet.load(backbone, path)
     elif source == "zoobot-hub":
-        files = hub.fetch(path, revision=revision or pinned, offline=offline)
+        files = hub.fetch(path, revision)
         built_for = hub.variant(files)
         require_variant(backbone, built_for)
-        receipt = hub.load(backbone, files, sha256=sha256)
+        receipt = hub.load(backbone, files)
     elif source == "zoobot-checkpoint":
         require_variant(backbone, PLAIN)
-        receipt = checkpoint.load(backbone, path, sha256=sha256)
+        receipt = checkpoint.load(backbone, path)
     else:
         require_variant(backbone, PLAIN)
-        receipt = load_bundled(backbone, source=source, sha256=sha256)
+        receipt = load_bundled(backbone, source=source)
     return {"source": source, "revision": None, **receipt, "variant": asdict(built_for)}
 
 

@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from lib.paths import atomic, project_root
 from lib.schema import InputError
-from lib.weights.tensors import assign, checked_sha256, named_variables
+from lib.weights.tensors import assign, file_sha256, named_variables
 
 BUNDLED = {
     "mock": "`make weights` (notebook 11_pretrain_backbone)",
@@ -104,7 +104,7 @@ def save_bundled(
         "network": backbone.name,
         "channels": backbone.input_shape[-1],
         "parameters": int(sum(tensor.size for tensor in tensors.values())),
-        "sha256": checked_sha256(path, None, ""),
+        "sha256": file_sha256(path),
     }
     if galaxy_ids is not None:
         ids = [*map(int, galaxy_ids)]
@@ -125,7 +125,6 @@ def load_bundled(
     folder: str | Path | None = None,
     *,
     source: str = "mock",
-    sha256: str | None = None,
 ) -> dict:
     """Load the bundled weights of a backbone.
 
@@ -137,8 +136,6 @@ def load_bundled(
         ``data/weights`` of the project by default.
     source : {"mock", "votes"}
         What the weights must have learnt from.
-    sha256 : str, optional
-        Hash that the file must have; that of the card by default.
 
     Returns
     -------
@@ -172,8 +169,12 @@ def load_bundled(
             f"weights = {source!r}: {path.name} is of {card.get('source', 'mock')!r}; choose the "
             "backbone and the weights that belong together (PolarNet and mock, ArmNet and votes)"
         )
-    digest = checked_sha256(path, expected, remedy)
-    checked_sha256(path, sha256, remedy)
+    digest = file_sha256(path)
+    if digest != str(expected).lower():
+        raise InputError(
+            f"{path} has SHA-256 {digest}, not {expected}: the file is damaged or another one. "
+            f"{remedy}"
+        )
     try:
         tensors = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:

@@ -29,7 +29,7 @@ _RENAMED = {"depthwise_kernel": "kernel"}
 """Variables that Keras 3 calls otherwise."""
 
 
-def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict:
+def load(backbone: keras.Model, path: str) -> dict:
     """Load the encoder of a Zoobot checkpoint.
 
     The head, the optimizer's slots, random generators' states and step counters are not read.
@@ -40,14 +40,12 @@ def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict
         EfficientNetB0; changed in place.
     path : str
         Checkpoint without its ending ``.index``, or the folder that holds it.
-    sha256 : str, optional
-        Hash that the data must have: that of the data file or, of several, one after the other.
 
     Returns
     -------
     dict
         See `lib.weights.initialise`; ``file`` is the last data file, which holds the weights, and
-        ``sha256`` that of all data.
+        ``sha256`` that of all data, one after the other.
 
     Raises
     ------
@@ -60,11 +58,6 @@ def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict
     digest = hashlib.sha256()
     for file in data:
         digest.update(file.read_bytes())
-    if sha256 is not None and digest.hexdigest() != sha256.lower():
-        raise InputError(
-            f"checkpoint {prefix} has SHA-256 {digest.hexdigest()}, not {sha256}: fetch it again, "
-            "or correct the hash."
-        )
     tensors = read_encoder(prefix, list(named_variables(backbone)))
     stem = assign(backbone, tensors, f"checkpoint {prefix}")
     return {"file": data[-1].name, "sha256": digest.hexdigest(), "stem": stem}

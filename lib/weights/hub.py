@@ -24,7 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from lib.schema import InputError
 from lib.weights.graph import BackboneVariant
-from lib.weights.tensors import assign, checked_sha256
+from lib.weights.tensors import assign, file_sha256
 from lib.weights.torch_file import read_state_dict
 
 REPOSITORY = "mwalmsley/zoobot-encoder-efficientnet_b0"
@@ -68,9 +68,7 @@ class HubFiles:
     revision: str | None
 
 
-def fetch(
-    folder: str | None = None, *, revision: str | None = None, offline: bool | None = None
-) -> HubFiles:
+def fetch(folder: str | None = None, revision: str | None = None) -> HubFiles:
     """Get the encoder's files, from a folder or from the hub through its local cache.
 
     Parameters
@@ -79,8 +77,6 @@ def fetch(
         Folder with ``config.json`` and one of `WEIGHTS`; without it the hub is asked.
     revision : str, optional
         Branch, tag or full commit hash; ``main`` by default.
-    offline : bool, optional
-        Only look into the cache. By default ``$HF_HUB_OFFLINE`` decides.
 
     Returns
     -------
@@ -100,14 +96,12 @@ def fetch(
                 f"{REPOSITORY}."
             )
         return HubFiles(present[0], present[1], None)
-    if offline is None:
-        offline = constants.HF_HUB_OFFLINE
-    config = _download(CONFIG, revision, offline)
+    config = _download(CONFIG, revision)
     # Later files come from the commit of the first, even if the branch moves in between.
     commit = config.parent.name
     for name in WEIGHTS:
         try:
-            return HubFiles(config, _download(name, commit, offline), commit)
+            return HubFiles(config, _download(name, commit), commit)
         except _Absent:
             continue
     raise InputError(_remedy(f"no {' or '.join(WEIGHTS)} at revision {commit}", revision))
@@ -133,7 +127,7 @@ def variant(files: HubFiles) -> BackboneVariant:
     return VARIANTS[architecture]
 
 
-def load(backbone: keras.Model, files: HubFiles, *, sha256: str | None = None) -> dict:
+def load(backbone: keras.Model, files: HubFiles) -> dict:
     """Port the hub's weights into a Keras EfficientNetB0.
 
     Parameters
@@ -142,8 +136,6 @@ def load(backbone: keras.Model, files: HubFiles, *, sha256: str | None = None) -
         EfficientNetB0 of the right `variant`; changed in place.
     files : HubFiles
         See `fetch`.
-    sha256 : str, optional
-        Hash that the file of weights must have.
 
     Returns
     -------
@@ -153,14 +145,13 @@ def load(backbone: keras.Model, files: HubFiles, *, sha256: str | None = None) -
     Raises
     ------
     InputError
-        If the file is damaged, of another hash, or does not fit the backbone.
+        If the file is damaged or does not fit the backbone.
     """
-    digest = checked_sha256(files.weights, sha256, "Fetch it again, or correct the hash.")
     state = _read(files.weights)
     stem = assign(backbone, to_keras(state), str(files.weights))
     return {
         "file": files.weights.name,
-        "sha256": digest,
+        "sha256": file_sha256(files.weights),
         "revision": files.revision,
         "stem": stem,
         "repository": REPOSITORY if files.revision else None,
@@ -267,8 +258,9 @@ class _Absent(Exception):
     """The repository, or the offline cache, does not have the file."""
 
 
-def _download(name: str, revision: str | None, offline: bool) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     """One file of the repository, whole, by way of the hub's cache."""
+    offline = constants.HF_HUB_OFFLINE
     try:
         return Path(hf_hub_download(REPOSITORY, name, revision=revision, local_files_only=offline))
     except LocalEntryNotFoundError as error:

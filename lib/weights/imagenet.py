@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from lib.schema import InputError
 from lib.weights.graph import PLAIN, BackboneVariant, architecture_class, require_variant
-from lib.weights.tensors import assign, checked_sha256, named_variables
+from lib.weights.tensors import assign, file_sha256, named_variables
 
 URL = "https://storage.googleapis.com/keras-applications/"
 
@@ -69,13 +69,7 @@ def variant_of(backbone: keras.Model) -> BackboneVariant:
     return needed
 
 
-def load(
-    backbone: keras.Model,
-    path: str | None = None,
-    *,
-    sha256: str | None = None,
-    offline: bool | None = None,
-) -> dict:
+def load(backbone: keras.Model, path: str | None = None) -> dict:
     """Load Keras' ImageNet weights.
 
     Parameters
@@ -84,10 +78,6 @@ def load(
         EfficientNet of the right `variant`; changed in place.
     path : str, optional
         Keras' file on this machine. Without it Keras' own cache is used and filled.
-    sha256 : str, optional
-        Hash that the file must have, beside Keras' MD5.
-    offline : bool, optional
-        Do not download. By default ``$HF_HUB_OFFLINE`` decides, as for the hub.
 
     Returns
     -------
@@ -99,8 +89,7 @@ def load(
     InputError
         If the file is missing, of another hash, or does not fit.
     """
-    file = _local(path, backbone.name) if path else _cached(backbone.name, offline)
-    digest = checked_sha256(file, sha256, "Fetch it again, or correct the hash.")
+    file = _local(path, backbone.name) if path else _cached(backbone.name)
     # Keras reads its own file into its own three-channel network, as keras.applications would.
     make = architecture_class(_architecture(backbone))
     twin = make(include_top=False, weights=str(file), input_shape=(32, 32, 3))
@@ -113,7 +102,7 @@ def load(
             # after Normalization, only with weights="imagenet"); here it is one division.
             ours.set_weights([mean, variance * np.array(STD, variance.dtype), count])
             ours.finalize_state()
-    return {"file": file.name, "sha256": digest, "stem": stem}
+    return {"file": file.name, "sha256": file_sha256(file), "stem": stem}
 
 
 def _architecture(backbone: keras.Model) -> str:
@@ -139,11 +128,11 @@ def _local(path: str, name: str) -> Path:
     return file
 
 
-def _cached(name: str, offline: bool | None) -> Path:
+def _cached(name: str) -> Path:
     """Keras' file from Keras' cache, downloaded if needed and allowed."""
     folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     file = folder / f"{name}_notop.h5"
-    if constants.HF_HUB_OFFLINE if offline is None else offline:
+    if constants.HF_HUB_OFFLINE:
         if not file.is_file():
             raise InputError(f"{file} is missing, and offline mode is on: {_remedy(name)}")
         _check_md5(file, name)

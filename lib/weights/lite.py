@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from lib.schema import InputError
-from lib.weights.tensors import assign, checked_sha256, named_variables
+from lib.weights.tensors import assign, file_sha256, named_variables
 from lib.weights.torch_file import read_state_dict
 
 _TENSORS = {
@@ -44,7 +44,7 @@ def is_lite(backbone: keras.Model) -> bool:
     return re.fullmatch(r"efficientnetlite[012]", backbone.name) is not None
 
 
-def load(backbone: keras.Model, path: str | None = None, *, sha256: str | None = None) -> dict:
+def load(backbone: keras.Model, path: str | None = None) -> dict:
     """Load the ImageNet weights of an EfficientNet-Lite.
 
     Parameters
@@ -53,8 +53,6 @@ def load(backbone: keras.Model, path: str | None = None, *, sha256: str | None =
         From `lib.efficientnet_lite`; changed in place.
     path : str, optional
         The ``.pth`` file; that of the installed package by default.
-    sha256 : str, optional
-        Hash that the file must have.
 
     Returns
     -------
@@ -69,7 +67,6 @@ def load(backbone: keras.Model, path: str | None = None, *, sha256: str | None =
     file = Path(path) if path else _installed(backbone.name[-1])
     if not file.is_file():
         raise InputError(f"{file} is missing: give the path of a .pth file of {backbone.name}")
-    digest = checked_sha256(file, sha256, "Install the package again, or correct the hash.")
     stored = read_state_dict(file)
     blocks = [layer.name for layer in backbone.layers if layer.name.endswith("_dwconv")]
     tensors = {}
@@ -78,7 +75,7 @@ def load(backbone: keras.Model, path: str | None = None, *, sha256: str | None =
         if source in stored:
             tensors[name] = _in_keras_layout(stored[source], name)
     stem = assign(backbone, tensors, str(file))
-    return {"file": file.name, "sha256": digest, "stem": stem}
+    return {"file": file.name, "sha256": file_sha256(file), "stem": stem}
 
 
 def _name(layer: str, variable: str, blocks: list[str]) -> str:

@@ -343,23 +343,21 @@ def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def arm_mask(galaxy, size: int = 424, level: float = 0.4) -> np.ndarray:
-    """Pixels on the spiral arms.
+def arm_mask(galaxy, size: int = 424) -> np.ndarray:
+    """Pixels on the spiral arms, which end where one has fallen to 0.4 of its ridge.
 
     Parameters
     ----------
     galaxy : row of the truth table
     size : int
         Width of the image in pixels.
-    level : float
-        The mask ends where an arm has fallen to this fraction of its ridge.
 
     Returns
     -------
     ndarray of bool, (size, size)
         Empty for galaxies without arms.
     """
-    return arm_pattern(galaxy, *disc_coordinates(galaxy, size)) > level
+    return arm_pattern(galaxy, *disc_coordinates(galaxy, size)) > 0.4
 
 
 def bulge_mask(galaxy, size: int = 424) -> np.ndarray:
