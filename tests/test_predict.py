@@ -62,7 +62,7 @@ def keras_outputs(run, pixels):
 
 
 def test_onnx_gives_what_keras_gives(run, model):
-    pixels = np.random.default_rng(1).uniform(0, 1, (40, made.CROP, made.CROP, 1)).astype("f4")
+    pixels = np.random.default_rng(1).uniform(0, 255, (40, made.CROP, made.CROP, 1)).astype("f4")
     features, probabilities = keras_outputs(run, pixels)
     for runner in (
         engine.OnnxEngine(model.folder / "model.onnx"),
