@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib import images, networks, receipts, training
+from lib import images, networks, training
+from lib.workflow import receipts
 
 SIZE, CROP, BINNING = 96, 32, 2
 CLASSES = ("1", "2", "?")

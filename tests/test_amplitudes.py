@@ -1,16 +1,16 @@
-"""Tests of lib.amplitudes and of ArmNet: known patterns, symmetry, and export."""
+"""Tests of lib.networks.amplitudes and of ArmNet: known patterns, symmetry, and export."""
 
 import keras
 import numpy as np
 import pytest
 from patterns import galaxy
 
-from lib import amplitudes, beyond, models, weights
-from lib.amplitudes import Amplitudes
+from lib.counting import beyond
 from lib.images import dihedral, network_input
-from lib.models import Network
-from lib.networks import FEATURES
-from lib.polarnet import TOWERS, tower_weights
+from lib.networks import FEATURES, amplitudes, models, weights
+from lib.networks.amplitudes import Amplitudes
+from lib.networks.models import Network
+from lib.networks.polarnet import TOWERS, tower_weights
 from lib.schema import InputError
 
 ROWS, COLUMNS = 32, 96

@@ -1,4 +1,4 @@
-"""Tests of lib.beyond: parts do not overlap, folds do not leak, scores."""
+"""Tests of lib.counting.beyond: parts do not overlap, folds do not leak, scores."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,8 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics
 
-from lib import beyond, evaluation, images, votes
+from lib import evaluation, images
+from lib.counting import beyond, votes
 from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError
 
 CLASSES = ("1", "2", "3")

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from conftest import chain
 
-from lib import profiles, receipts
 from lib.schema import ARM_CLASSES
+from lib.workflow import profiles, receipts
 
 pytestmark = pytest.mark.chain
 

@@ -19,8 +19,9 @@ import yaml
 from conftest import ROOT, chain
 from PIL import Image
 
-from lib import images, receipts, steps
+from lib import images
 from lib.schema import InputError
+from lib.workflow import receipts, steps
 
 pytestmark = pytest.mark.chain
 
@@ -137,14 +138,14 @@ def start(root, *command, stop_at=""):
 
 
 def start_chain(root, stop_at=""):
-    return start(root, "-m", "lib.steps", "chain", "--profile", "mock", stop_at=stop_at)
+    return start(root, "-m", "lib.workflow.steps", "chain", "--profile", "mock", stop_at=stop_at)
 
 
 def start_step(root, stop_at=""):
     """As the chain does it, but without Snakemake, which takes its time to start."""
     after = f"runs/mock/01_sample_selection/{receipts.NAME}"
     command = ["run", "02_preprocessing", "--profile", "mock", "--after", after]
-    return start(root, "-m", "lib.steps", *command, stop_at=stop_at)
+    return start(root, "-m", "lib.workflow.steps", *command, stop_at=stop_at)
 
 
 def finish(root, process):
@@ -329,7 +330,7 @@ def test_a_killed_loop_goes_on_with_the_missing_trainings_only(loop_checkout):
 
 def test_parts_of_a_loop_are_gathered_and_a_killed_one_goes_on(loop_checkout):
     checkout = loop_checkout
-    divided = ("-m", "lib.steps", "chain", "--profile", "mock", "--cores", "2")
+    divided = ("-m", "lib.workflow.steps", "chain", "--profile", "mock", "--cores", "2")
     divided += ("--parts", "2")
     run = start(checkout, *divided, stop_at="seed 3")
     kernel = wait_until_reached(checkout, run)
@@ -494,7 +495,7 @@ os.replace = replace_or_die
 
 
 def train(root, stop_at="", step="03_train_b0"):
-    command = ["-m", "lib.steps", "run", step, "--profile", "mock"]
+    command = ["-m", "lib.workflow.steps", "run", step, "--profile", "mock"]
     return start(root, *command, stop_at=stop_at)
 
 

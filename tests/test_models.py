@@ -1,10 +1,11 @@
-"""Tests of lib.models: networks with polar views, for notebooks 11 and 12."""
+"""Tests of lib.networks.models: networks with polar views, for notebooks 11 and 12."""
 
 import numpy as np
 import pytest
 
-from lib import models, networks
-from lib.models import Network
+from lib import networks
+from lib.networks import models
+from lib.networks.models import Network
 from lib.schema import InputError
 
 

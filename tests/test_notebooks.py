@@ -8,7 +8,8 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from lib import paths, profiles, receipts
+from lib import paths
+from lib.workflow import profiles, receipts
 
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from lib import beyond, selection, surveys, weights
+from lib import selection, surveys
+from lib.counting import beyond
+from lib.networks import weights
 from lib.schema import InputError
 
 NO_COUNTS = {"n_spiral": None, "rho_max": None}  # as profile challenge has it

@@ -1,13 +1,14 @@
-"""Tests of lib.probe: folds that do not leak, chance on noise, a known pattern found."""
+"""Tests of lib.counting.probe: folds that do not leak, chance on noise, a known pattern found."""
 
 import numpy as np
 import pytest
 from patterns import R90, galaxy
 from sklearn import metrics
 
-from lib import classical, evaluation, probe
+from lib import evaluation
+from lib.counting import classical, probe
 from lib.images import ImageCache
-from lib.models import Network
+from lib.networks.models import Network
 
 CLASSES = ("2", "3", "4")
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT, chain
 
-from lib import code, profiles, receipts, steps
 from lib.schema import InputError
+from lib.workflow import code, profiles, receipts, steps
 
 NOTEBOOK = """# ---
 # jupyter:

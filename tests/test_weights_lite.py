@@ -18,8 +18,8 @@ from references.random_weights import random_images
 from skimage.transform import resize
 
 from lib import networks
+from lib.networks.weights import torch_file
 from lib.schema import InputError
-from lib.weights import torch_file
 
 REFERENCE = Path(__file__).parent / "data" / "efficientnet-lite.npz"
 LITE = (0, 1, 2)

@@ -32,7 +32,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 import cost  # noqa: E402
 import keras_predict  # noqa: E402
 
-from lib import images, networks, paths, receipts, selection, training, weights  # noqa: E402
+from lib import images, networks, paths, selection, training  # noqa: E402
+from lib.networks import weights  # noqa: E402
+from lib.workflow import receipts  # noqa: E402
 
 GALAXIES, SEEDS, EPOCHS, BATCH, CLASSES = 1122, 5, 50, 16, 6
 """The paper's down-sampled problem (Secs. 3.5, 4.2), which ratios are told for."""
@@ -649,10 +651,10 @@ def chain(size: Size, survey: Survey, folder: Path) -> list[dict]:
             raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stdout}{done.stderr}")
         return time.perf_counter() - start
 
-    whole = seconds("lib.steps", "chain", *(["--until", size.until] if size.until else []))
+    whole = seconds("lib.workflow.steps", "chain", *(["--until", size.until] if size.until else []))
     runs = len(list(folder.rglob("receipt.json")))
     step = size.until or "03_train_b0"
-    alone = seconds("lib.steps", "run", step)
+    alone = seconds("lib.workflow.steps", "run", step)
     return [
         {"what": f"chain of {runs} runs, profile {size.profile}", "seconds": whole},
         {"what": f"{step}, profile {size.profile}, by itself", "seconds": alone},
