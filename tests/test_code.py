@@ -27,14 +27,15 @@ FILES = {
     "deep/__init__.py": "",
     "deep/inner.py": "from lib.figures import maps  # in a circle\nfrom . import other\n",
     "deep/other.py": "",
-    "receipts.py": "from lib import alone\n",
+    "workflow/__init__.py": "",
+    "workflow/receipts.py": "from lib import alone\n",
 }
 NOTEBOOK = """# %% [markdown]
 # # A notebook
 
 # %%
 import json
-from lib import receipts
+from lib.workflow import receipts
 from lib.figures import maps, style as looks
 
 def later(choice):
@@ -78,6 +79,7 @@ def test_every_form_of_import_is_followed_and_nothing_else(library):
         "lib/figures/style.py",
         "lib/ground.py",
         "lib/late.py",
+        "lib/workflow/__init__.py",
     ], "the runner's modules and what only they import do not count"
     assert "lib/figures/maps.py" in code.closure(library / "figures" / "maps.py")
     assert list(code.closure(library / "ground.py")) == ["lib/ground.py"]
