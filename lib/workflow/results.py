@@ -50,16 +50,18 @@ PAPER = {
 def keep(name: str) -> str:
     """Keep the report of a profile's run and the figures named in `FIGURES`.
 
-    Returns a line that says so; an unfinished run is left alone, and the line says why.
+    Returns a line that says so, and which steps are not finished; without the comparison of
+    notebook 09 nothing is taken.
     """
     profile, root = profiles.load(name), project_root()
     folder = resolve(profile.run_dir)
     missing = [out for out in profile.steps if not (folder / out / receipts.NAME).is_file()]
-    if missing:
+    if report.COMPARISON in missing:
         return f"{profile.run_dir} is not finished ({missing[0]} is missing): nothing is taken"
     found = report.plain({**report.gather(folder), "rows": rows(profile)})
+    figures = {f: kept for f, kept in FIGURES[name].items() if f.split("/")[0] not in missing}
     text = report.page(found) + "\n## Figures\n"
-    for figure, kept in FIGURES[name].items():
+    for figure, kept in figures.items():
         with atomic(root / "figures" / kept) as temporary:
             shutil.copy(folder / figure, temporary)
         with Image.open(folder / figure) as image:
@@ -71,7 +73,8 @@ def keep(name: str) -> str:
     report.write_json(root / REPORTS / f"{name}.json", found)
     with atomic(root / REPORTS / f"{name}.md") as temporary:
         temporary.write_text(text)
-    return f"kept {REPORTS}/{name}.json, {name}.md and {len(FIGURES[name])} figure(s)"
+    without = f"; not finished: {', '.join(missing)}" if missing else ""
+    return f"kept {REPORTS}/{name}.json, {name}.md and {len(figures)} figure(s){without}"
 
 
 def rows(profile: profiles.Profile) -> list[dict[str, str]]:
