@@ -354,7 +354,8 @@ RUNNER = """
 import os, time
 from pathlib import Path
 import papermill.iorw
-from lib import paths, steps
+from lib import paths
+from lib.workflow import steps
 
 root = paths.project_root()
 write, replace = papermill.iorw.LocalHandler.write, os.replace
@@ -380,7 +381,7 @@ else:
     os.replace = replace_not
 steps.run("02_preprocessing", {})
 """
-RUN = "from lib import steps; steps.run('02_preprocessing', {})"
+RUN = "from lib.workflow import steps; steps.run('02_preprocessing', {})"
 
 
 @pytest.mark.parametrize(
