@@ -172,7 +172,8 @@ def test_a_step_leaves_results_receipt_and_notebook(checkout, capsys):
 @pytest.mark.chain
 def test_a_receipt_has_the_memory_of_its_own_kernel(checkout):
     """Not that of the process which started it, which its children inherit."""
-    program = "large = b'1' * 10**9; del large; from lib.workflow import steps; steps.run('01_first', {})"
+    program = "large = b'1' * 10**9; del large; "
+    program += "from lib.workflow import steps; steps.run('01_first', {})"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
     receipt = receipts.read(checkout / "runs" / "mock" / "01_first")
     assert 50 < receipt["peak_memory_mb"] < 700
