@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 .PHONY: run lab predict bench test test-all lint verify data kaggle weights docs report lock book rulegraph
 
 run: $(READY)
-	$(BIN)/python -m lib.steps chain --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA)) --cores $(CORES)
+	$(BIN)/python -m lib.workflow.steps chain --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA)) --cores $(CORES)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -44,7 +44,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check lib tests notebooks
 
 verify: $(READY)
-	$(BIN)/python -m lib.steps verify --profile $(PROFILE)
+	$(BIN)/python -m lib.workflow.steps verify --profile $(PROFILE)
 
 # The environment: uv where its wheel installs, pip as the fall-back. Both compile what they install:
 # where Python may not keep compiled files, each kernel took 20 s to import TensorFlow, not 8.
@@ -59,11 +59,11 @@ $(READY): requirements.lock pyproject.toml
 
 # Download a survey's files (PROFILE=gz2 or challenge) to where its profile looks for them.
 data: $(READY)
-	$(BIN)/python -m lib.download --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA))
+	$(BIN)/python -m lib.workflow.download --profile $(PROFILE) $(if $(value DATA),--data $(call quoted,DATA))
 
 # Folders ready for `kaggle kernels push` (KAGGLE_USERNAME names the account).
 kaggle: $(READY)
-	$(BIN)/python -m lib.kaggle build --profile $(PROFILE) --out build/kaggle
+	$(BIN)/python -m lib.workflow.kaggle build --profile $(PROFILE) --out build/kaggle
 
 # Pre-train the bundled backbone anew, and compare: under an hour on a CPU, resumable.
 weights: $(READY)
@@ -73,11 +73,11 @@ weights: $(READY)
 # these have given: reports, figures, README's table of results.
 docs: $(READY)
 	$(MAKE) run PROFILE=mock
-	$(BIN)/python -m lib.results
+	$(BIN)/python -m lib.workflow.results
 
 # Print a run's scores beside the paper's and write its page.
 report: $(READY)
-	$(BIN)/python -m lib.report runs/$(PROFILE)
+	$(BIN)/python -m lib.workflow.report runs/$(PROFILE)
 
 # Pin every package anew from pyproject.toml's list.
 lock:

@@ -1,7 +1,7 @@
 # The flow of the analysis: one rule per notebook, files between the steps.
 #
-# A rule is one papermill run of one notebook, in a process of its own (lib.steps). It is done when
-# its receipt is there, and done again when its notebook, its parameters, the bundled weights that it
+# A rule is one papermill run of one notebook, in a process of its own (lib.workflow.steps). It is done
+# when its receipt is there, and done again when its notebook, its parameters, the bundled weights that it
 # starts from or the receipt of a step before it has changed. `make run` calls this file, and tells it
 # which steps are to be done again since the code that they import has changed; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
@@ -12,8 +12,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from lib import profiles, receipts
-from lib.processes import end_with_the_chain
+from lib.workflow import profiles, receipts
+from lib.workflow.processes import end_with_the_chain
 
 end_with_the_chain()
 
@@ -117,7 +117,7 @@ for step in PROFILE.steps:
             parts=parts(step),
             weights=bundled_weights(step, PROFILE.overrides[step]),
         output:
-            # `update`: an earlier result is kept until lib.steps puts a whole one in its place
+            # `update`: an earlier result is kept until a whole one is put in its place
             update(receipt(step)),
         params:
             step=step,
@@ -128,7 +128,7 @@ for step in PROFILE.steps:
         resources:
             gpu=gpus_of(PROFILE.overrides[step]) if step in USES_GPU else 0,
         shell:
-            f"{PYTHON} -m lib.steps run {{params.step}} {OPTIONS} {{params.gpu}} "
+            f"{PYTHON} -m lib.workflow.steps run {{params.step}} {OPTIONS} {{params.gpu}} "
             "--after {input.after:q}"
 
 
@@ -149,7 +149,7 @@ for step in [step for step in PROFILE.steps if step in LOOPS and PARTS > 1]:
         resources:
             gpu=gpus_of(PROFILE.overrides[step]),
         shell:
-            f"{PYTHON} -m lib.steps run {{params.step}} {OPTIONS} --gpu --part {{wildcards.k}}/{PARTS}"
+            f"{PYTHON} -m lib.workflow.steps run {{params.step}} {OPTIONS} --gpu --part {{wildcards.k}}/{PARTS}"
 
 
 # A survey: shards of the images of a plan (lib.predict), and the catalogue that gathers them.

@@ -59,16 +59,16 @@ LAB = "lab"
 
 
 def in_batch() -> bool:
-    """Whether `lib.steps` runs the notebook, so that nobody sits before it."""
+    """Whether `lib.workflow.steps` runs the notebook, so that nobody sits before it."""
     return bool(os.environ.get("SPIRAL_ARMS_OUTPUT"))
 
 
 def output_folder(run_dir: str | Path, step: str) -> Path:
     """Folder that a notebook writes to, made if needed.
 
-    In a batch run `lib.steps` sets ``$SPIRAL_ARMS_OUTPUT`` to a staging folder, which it moves
-    into place when the notebook has ended well. By hand it is ``<step>`` in `LAB` beside the run,
-    so that the chain's results stay as their receipts say.
+    In a batch run `lib.workflow.steps` sets ``$SPIRAL_ARMS_OUTPUT`` to a staging folder, which it
+    moves into place when the notebook has ended well. By hand it is ``<step>`` in `LAB` beside the
+    run, so that the chain's results stay as their receipts say.
     """
     by_hand = resolve(run_dir).with_name(LAB) / step
     folder = Path(os.environ["SPIRAL_ARMS_OUTPUT"]) if in_batch() else by_hand

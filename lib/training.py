@@ -24,10 +24,10 @@ import pandas as pd
 import tensorflow as tf
 
 from lib import evaluation, networks
-from lib.code import closure_hash
 from lib.images import Copies, epoch_order
 from lib.paths import CHECKPOINT, atomic
 from lib.schema import MERGES, InputError, merged_classes, probability_columns
+from lib.workflow.code import closure_hash
 
 PREDICTION_BATCH = 64
 
@@ -298,7 +298,7 @@ class Resume(keras.callbacks.Callback):
     ----------
     folder : path
         The state is in its folder ``checkpoint``. That of other settings, or of other code of this
-        project (`lib.code`), is not taken up.
+        project (`lib.workflow.code`), is not taken up.
     settings : dict
         Everything that decides the training, of JSON types.
     stopping : keras.callbacks.EarlyStopping

@@ -57,12 +57,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, report, surveys
+from lib import paths, surveys
 from lib.explain import arms, faithfulness, gallery, localisation, maps, sanity
 from lib.explain.maps import MapSettings
 from lib.explain.subject import check_parameters, open_subject
 from lib.figures import explain as figures
 from lib.figures import style
+from lib.workflow import report
 
 style.use()
 

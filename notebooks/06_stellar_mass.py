@@ -52,8 +52,8 @@ from lib import paper, paths
 from lib.evaluation import holm
 from lib.figures import mass as figures
 from lib.figures import style
-from lib.report import write_json
 from lib.stellar_mass import catalogue, classes, dilution, literature, statistics
+from lib.workflow.report import write_json
 
 style.use()
 

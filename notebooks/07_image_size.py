@@ -46,9 +46,10 @@ import tensorflow as tf
 from IPython.display import Markdown, display
 from keras import layers
 
-from lib import evaluation, images, networks, paper, paths, report, selection, training
+from lib import evaluation, images, networks, paper, paths, selection, training
 from lib.figures import style
 from lib.figures import sweeps as figures
+from lib.workflow import report
 
 style.use()
 

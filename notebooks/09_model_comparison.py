@@ -54,23 +54,14 @@ import tensorflow as tf
 from IPython.display import Markdown, display
 from keras import layers
 
-from lib import (
-    beyond,
-    controls,
-    evaluation,
-    images,
-    networks,
-    paper,
-    paths,
-    report,
-    selection,
-    training,
-    weights,
-)
-from lib import votes as vote_head
+from lib import evaluation, images, networks, paper, paths, selection, training
+from lib.counting import beyond, controls
+from lib.counting import votes as vote_head
 from lib.figures import comparison as figures
 from lib.figures import style
+from lib.networks import weights
 from lib.schema import MERGES
+from lib.workflow import report
 
 style.use()
 
@@ -603,9 +594,9 @@ if any(len(table) for table in unseen.values()):
 # ### 6.6 Put everything on the same galaxies
 #
 # Set beside each network what little would have done: always the majority class, and classical
-# features of the galaxies (`lib.classical`) with a balanced logistic regression. All are tested in the
+# features of the galaxies (`lib.counting.classical`) with a balanced logistic regression. All are tested in the
 # same folds (protocol sound), first by the largest probability, then by the decision that has rare
-# classes in mind (`lib.votes`), whose offsets are fitted without the galaxies of the fold. Only
+# classes in mind (`lib.counting.votes`), whose offsets are fitted without the galaxies of the fold. Only
 # numbers of one `set`, which has the same galaxies, can be compared.
 
 # %%

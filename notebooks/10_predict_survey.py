@@ -51,10 +51,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, weights
+from lib import paths
 from lib.figures import predict as figures
 from lib.figures import style
 from lib.images import central_crop, decode
+from lib.networks import weights
 from lib.predict import package, survey
 from lib.schema import InputError
 

@@ -20,7 +20,7 @@
 # **Method.** As Zoobot: answer all questions of the decision tree at once, learning from vote
 # counts (Walmsley et al. 2022), here the votes of simulated volunteers. Galaxies are simulated while
 # the network trains and are never shown twice. The network is given their *polar views*
-# (`lib.polar`): angle along one axis, logarithm of the radius along the other, the disc stretched to
+# (`lib.networks.polar`): angle along one axis, logarithm of the radius along the other, the disc stretched to
 # face-on. Spiral arms are then parallel stripes, and their number is the frequency of a texture. From
 # images as they are on the sky, networks learn it far more slowly.
 #
@@ -46,7 +46,7 @@
 #
 # ### 1.1 Import packages
 #
-# Import the project's library; `lib.pretraining` simulates and trains.
+# Import the project's library; `lib.counting.pretraining` simulates and trains.
 
 # %%
 import json
@@ -54,10 +54,12 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths, pretraining, probe, weights
+from lib import paths
+from lib.counting import pretraining, probe
 from lib.figures import pretraining as figures
 from lib.figures import style
-from lib.models import Network
+from lib.networks import weights
+from lib.networks.models import Network
 from lib.schema import ARM_CLASSES
 
 style.use()
@@ -76,7 +78,7 @@ output = "11_pretrain_backbone"
 weights_dir = "data/weights"
 # Train again where that folder has weights made with these settings (`make weights` does).
 rebuild = False
-# Backbone, see `lib.weights.graph.BACKBONES`.
+# Backbone, see `lib.networks.weights.graph.BACKBONES`.
 backbone = "PolarNet"
 # Channels of the images: 1 (grey) or 3.
 channels = 3
@@ -106,7 +108,7 @@ seed = 0
 compare_runs = []
 # Galaxies of a run that ArmNet has learnt from: refuse or leave out.
 overlap = "refuse"
-# Weights of an EfficientNetB0 (whole images, grey) to compare with, as `lib.weights` names them.
+# Weights of an EfficientNetB0 (whole images, grey) to compare with, as `lib.networks.weights` names them.
 b0_weights = ["none"]
 
 # %% [markdown]

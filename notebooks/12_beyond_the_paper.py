@@ -53,7 +53,7 @@
 #
 # ### 1.1 Import packages
 #
-# Import the project's library; `lib.beyond` compares, `lib.votes` learns from fractions.
+# Import the project's library; `lib.counting.beyond` compares, `lib.counting.votes` learns from fractions.
 
 # %%
 import json
@@ -61,22 +61,13 @@ import json
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import (
-    beyond,
-    conformal,
-    evaluation,
-    images,
-    paths,
-    pretraining,
-    probe,
-    surveys,
-    training,
-    votes,
-    weights,
-)
+from lib import evaluation, images, paths, surveys, training
+from lib.counting import beyond, pretraining, probe, votes
+from lib.evaluation import conformal
 from lib.figures import beyond as figures
 from lib.figures import comparison, style
 from lib.figures import pretraining as training_figures
+from lib.networks import weights
 from lib.schema import InputError
 
 style.use()
@@ -169,8 +160,8 @@ if curve is not None:
 # %% [markdown]
 # ### 2.3 Take the features of the sample
 #
-# Measure, for each galaxy of the sample, the classical numbers (`lib.classical`), the amplitudes of
-# the polar view (`lib.amplitudes`) and the features of both networks, and set the test part aside.
+# Measure, for each galaxy of the sample, the classical numbers (`lib.counting.classical`), the amplitudes of
+# the polar view (`lib.networks.amplitudes`) and the features of both networks, and set the test part aside.
 # The bundled network may not be judged on galaxies whose votes it has learnt from; what was checked
 # is kept in `seen.json`.
 
@@ -193,7 +184,7 @@ display(
 #
 # Predict every galaxy of the development part from each set of features. *Labels*: a logistic
 # regression on the most voted class, classes weighing alike. *Votes*: a regression on the vote
-# fractions, whose decision favours rare classes (`lib.votes`).
+# fractions, whose decision favours rare classes (`lib.counting.votes`).
 
 # %%
 found = beyond.ablation(data, repeats=repeats, seed=seed)

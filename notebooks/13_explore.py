@@ -47,7 +47,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import explore, paths
+from lib import paths
+from lib.explain import explore
 from lib.explain.maps import MapSettings
 from lib.explain.subject import open_subject
 from lib.figures import style

@@ -44,7 +44,7 @@ def zoobot_parts() -> Path:
 
 def chain(root: Path, profile: str, *options: str) -> subprocess.CompletedProcess:
     """Run a profile in a checkout of its own."""
-    return run_module(root, "lib.steps", "chain", "--profile", profile, *options)
+    return run_module(root, "lib.workflow.steps", "chain", "--profile", profile, *options)
 
 
 def run_module(

@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib import images, models, receipts, training
+from lib import images, training
+from lib.networks import models
+from lib.workflow import receipts
 
 SIZE, CROP, BINNING = 96, 32, 2
 CLASSES = ("1", "2", "?")

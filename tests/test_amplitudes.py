@@ -1,15 +1,16 @@
-"""Tests of lib.amplitudes and of ArmNet: known patterns, symmetry, and export."""
+"""Tests of lib.networks.amplitudes and of ArmNet: known patterns, symmetry, and export."""
 
 import keras
 import numpy as np
 import pytest
 from patterns import galaxy
 
-from lib import amplitudes, models, recipes, weights
-from lib.amplitudes import Amplitudes
+from lib import recipes
 from lib.images import dihedral, network_input
-from lib.models import Network
-from lib.polarnet import TOWERS, tower_weights
+from lib.networks import amplitudes, models, weights
+from lib.networks.amplitudes import Amplitudes
+from lib.networks.models import Network
+from lib.networks.polarnet import TOWERS, tower_weights
 from lib.schema import InputError
 from lib.training import Protocol
 

@@ -1,4 +1,4 @@
-"""Tests of lib.beyond and lib.recipes: parts do not overlap, folds do not leak, scores."""
+"""Tests of lib.counting.beyond and lib.recipes: parts do not overlap, folds do not leak, scores."""
 
 from types import SimpleNamespace
 
@@ -8,8 +8,9 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics
 
-from lib import beyond, evaluation, recipes
-from lib.models import Network
+from lib import evaluation, recipes
+from lib.counting import beyond
+from lib.networks.models import Network
 from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError
 from lib.training import Protocol
 

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from conftest import chain
 
-from lib import profiles, receipts, recipes, steps
+from lib import recipes
 from lib.predict import package
 from lib.schema import ARM_CLASSES
+from lib.workflow import profiles, receipts, steps
 
 pytestmark = pytest.mark.chain
 

@@ -1,10 +1,10 @@
-"""Tests of lib.classical: patterns with known modes, symmetries."""
+"""Tests of lib.counting.classical: patterns with known modes, symmetries."""
 
 import numpy as np
 import pytest
 from patterns import R90, galaxy
 
-from lib import classical
+from lib.counting import classical
 from lib.schema import InputError
 
 

@@ -14,7 +14,7 @@ import slurm
 import yaml
 from conftest import ROOT
 
-from lib import models
+from lib.networks import models
 from lib.predict import package, survey
 
 PROFILE = ROOT / "profiles" / "slurm" / "config.yaml"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from lib import code
 from lib.schema import InputError
+from lib.workflow import code
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 
@@ -211,10 +211,10 @@ def checkout(tmp_path):
 
 
 def run(root, *command, code=0):
-    """Run `lib.steps` in a checkout; what it printed, if it ended with that exit status."""
+    """Run the steps of a checkout; what it printed, if it ended with that exit status."""
     environment = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "lib.steps", *command, "--profile", "mock"],
+        [sys.executable, "-m", "lib.workflow.steps", *command, "--profile", "mock"],
         cwd=root,
         env=environment,
         capture_output=True,

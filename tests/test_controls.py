@@ -6,7 +6,8 @@ import pytest
 from sklearn import metrics
 from sklearn.dummy import DummyClassifier
 
-from lib import classical, controls, evaluation, images
+from lib import evaluation, images
+from lib.counting import classical, controls
 from lib.schema import InputError, probability_columns
 
 CLASSES = ("1", "2", "3")

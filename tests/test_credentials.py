@@ -8,7 +8,7 @@ import zipfile
 import pytest
 from conftest import ROOT
 
-from lib import kaggle
+from lib.workflow import kaggle
 
 KEPT = {
     *(".ipynb", ".py", ".md", ".yaml", ".yml", ".json", ".txt", ".toml", ".sh", ".html", ".log"),

@@ -1,4 +1,4 @@
-"""Tests of lib.download against a local server that answers well, badly, or only in part."""
+"""Tests of downloads against a local server that answers well, badly, or only in part."""
 
 import gzip
 import hashlib
@@ -21,11 +21,11 @@ from astropy.io import fits
 from conftest import ROOT
 from PIL import Image
 
-from lib import download
-from lib.download import registry
-from lib.download.__main__ import main
 from lib.schema import InputError
 from lib.surveys import challenge, open_survey
+from lib.workflow import download
+from lib.workflow.download import registry
+from lib.workflow.download.__main__ import main
 
 
 @dataclass
@@ -517,7 +517,7 @@ def test_a_profile_gets_the_weights_that_it_names_and_only_the_known_ones(survey
 
 
 def test_profile_gz2_names_the_papers_weights():
-    from lib import profiles
+    from lib.workflow import profiles
 
     settings = profiles.load("gz2").overrides["03_train_b0"]
     assert settings["weights"] == f"zoobot-checkpoint:{download.CHECKPOINT}"

@@ -11,13 +11,13 @@ from skimage.transform import resize
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from lib.code import closure
 from lib.explain import gallery, maps, pixels, subject
 from lib.explain.maps import Explainer, MapSettings
 from lib.explain.subject import check_parameters
 from lib.figures import explain as figures
-from lib.polar import PolarView
+from lib.networks.polar import PolarView
 from lib.schema import InputError
+from lib.workflow.code import closure
 
 SIZE = 32
 
@@ -239,7 +239,7 @@ def test_cache_is_read_back_and_keyed_by_code_weights_and_image(images, tmp_path
 
 
 def test_cached_maps_and_scores_rest_on_the_code_that_makes_them():
-    assert {"lib/explain/maps.py", "lib/polar.py"} <= closure(maps.__file__).keys()
+    assert {"lib/explain/maps.py", "lib/networks/polar.py"} <= closure(maps.__file__).keys()
     scores = {f"lib/explain/{name}.py" for name in ("subject", "faithfulness", "sanity", "maps")}
     assert scores <= closure(subject.__file__).keys()
 

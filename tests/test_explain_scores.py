@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from lib.explain import faithfulness, localisation, sanity
 from lib.explain.maps import Explainer, MapSettings
-from lib.polar import PolarView
+from lib.networks.polar import PolarView
 from lib.schema import InputError
 
 SIZE = 32

@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from lib import explore
+from lib.explain import explore
 from lib.schema import ARM_CLASSES, RHO_COLUMNS, InputError, probability_columns
 
 CLASSES = ARM_CLASSES

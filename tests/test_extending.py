@@ -14,9 +14,11 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from lib import images, models, profiles, selection, steps, surveys
+from lib import images, selection, surveys
 from lib.explain.maps import Explainer, MapSettings
-from lib.weights import graph
+from lib.networks import models
+from lib.networks.weights import graph
+from lib.workflow import profiles, steps
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import download, images, paths
+from lib import images, paths
 from lib.schema import InputError
+from lib.workflow import download
 
 SIDE = 200
 COUNT = 30

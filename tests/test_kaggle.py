@@ -16,8 +16,8 @@ import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 
-from lib import kaggle, profiles, receipts
 from lib.schema import InputError
+from lib.workflow import kaggle, profiles, receipts
 
 
 def read_metadata(folder):

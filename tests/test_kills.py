@@ -19,8 +19,9 @@ import yaml
 from conftest import ROOT, chain
 from PIL import Image
 
-from lib import images, receipts, steps
+from lib import images
 from lib.schema import InputError
+from lib.workflow import receipts, steps
 
 pytestmark = pytest.mark.chain
 
@@ -137,14 +138,14 @@ def start(root, *command, stop_at=""):
 
 
 def start_chain(root, stop_at=""):
-    return start(root, "-m", "lib.steps", "chain", "--profile", "mock", stop_at=stop_at)
+    return start(root, "-m", "lib.workflow.steps", "chain", "--profile", "mock", stop_at=stop_at)
 
 
 def start_step(root, stop_at=""):
     """As the chain does it, but without Snakemake, which takes its time to start."""
     after = f"runs/mock/01_sample_selection/{receipts.NAME}"
     command = ["run", "02_preprocessing", "--profile", "mock", "--after", after]
-    return start(root, "-m", "lib.steps", *command, stop_at=stop_at)
+    return start(root, "-m", "lib.workflow.steps", *command, stop_at=stop_at)
 
 
 def finish(root, process):
@@ -490,7 +491,7 @@ os.replace = replace_or_die
 
 
 def train(root, stop_at=""):
-    command = ["-m", "lib.steps", "run", "03_train_b0", "--profile", "mock"]
+    command = ["-m", "lib.workflow.steps", "run", "03_train_b0", "--profile", "mock"]
     return start(root, *command, stop_at=stop_at)
 
 

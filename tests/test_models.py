@@ -1,11 +1,11 @@
-"""Tests of lib.models against the paper's parameter counts and plain Keras Applications."""
+"""Tests of networks against the paper's parameter counts and plain Keras Applications."""
 
 import keras
 import numpy as np
 import pytest
 
-from lib import models
-from lib.models import Network
+from lib.networks import models
+from lib.networks.models import Network
 from lib.schema import InputError
 
 

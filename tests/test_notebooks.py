@@ -9,7 +9,8 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from lib import paths, profiles, receipts, sweeps
+from lib import paths, sweeps
+from lib.workflow import profiles, receipts
 
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from lib import beyond, recipes, selection, surveys, weights
-from lib.models import Network
+from lib import recipes, selection, surveys
+from lib.counting import beyond
+from lib.networks import weights
+from lib.networks.models import Network
 from lib.schema import InputError
 from lib.training import Protocol
 

@@ -1,13 +1,13 @@
-"""Tests of lib.polar: shapes of known ellipses, spirals as stripes, rotation as a shift."""
+"""Tests of polar views: shapes of known ellipses, spirals as stripes, rotation as a shift."""
 
 import keras
 import numpy as np
 import pytest
 
-from lib import models
-from lib.models import Network
-from lib.polar import PolarView
-from lib.polarnet import PolarNet
+from lib.networks import models
+from lib.networks.models import Network
+from lib.networks.polar import PolarView
+from lib.networks.polarnet import PolarNet
 from lib.schema import InputError
 
 SIZE = 80

@@ -20,7 +20,8 @@ from conftest import ROOT
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from lib import images, models, recipes
+from lib import images, recipes
+from lib.networks import models
 from lib.predict import catalogue, engine, inputs, package, survey
 from lib.predict.__main__ import main
 from lib.schema import InputError

@@ -1,4 +1,4 @@
-"""Tests of lib.pretraining: the loss against closed forms, the curriculum, and its resumption."""
+"""Tests of the pre-training: the loss against closed forms, the curriculum, and its resumption."""
 
 from dataclasses import replace
 
@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lib import paths, pretraining, profiles
-from lib.code import closure_hash
-from lib.pretraining import Curriculum, Settings
+from lib import paths
+from lib.counting import pretraining
+from lib.counting.pretraining import Curriculum, Settings
 from lib.schema import InputError
+from lib.workflow import profiles
+from lib.workflow.code import closure_hash
 
 TINY = Settings(
     backbone="PolarNet",

@@ -1,4 +1,4 @@
-"""Tests of lib.probe: folds that do not leak, chance on noise, a known pattern found."""
+"""Tests of lib.counting.probe: folds that do not leak, chance on noise, a known pattern found."""
 
 import numpy as np
 import pandas as pd
@@ -8,9 +8,11 @@ from PIL import Image
 from sklearn import metrics
 from test_training import small_backbone
 
-from lib import classical, evaluation, images, models, probe, training
+from lib import evaluation, images, training
+from lib.counting import classical, probe
 from lib.images import ImageCache
-from lib.models import Network
+from lib.networks import models
+from lib.networks.models import Network
 from lib.schema import ARM_CLASSES
 
 CLASSES = ("2", "3", "4")

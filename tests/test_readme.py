@@ -13,7 +13,7 @@ import yaml
 from conftest import ROOT
 from sklearn import metrics
 
-from lib import results
+from lib.workflow import results
 
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/architecture.md"]
 PAGES += ["docs/extending.md", "docs/clusters.md", "docs/glossary.md", "tests/benchmarks/README.md"]
@@ -27,20 +27,20 @@ COMMANDS = sorted(
 
 # Target of make: what its recipe calls, and who runs that in CI.
 RUN_BY = {
-    "run": ("-m lib.steps chain", "test_readme.py::test_run_again_does_nothing"),
+    "run": ("-m lib.workflow.steps chain", "test_readme.py::test_run_again_does_nothing"),
     "test": ('-m pytest -m "not slow"', ".ci/run::make test"),
     "lint": ("ruff check", ".ci/run::make lint"),
     "lab": ("jupyter lab", "test_readme.py::test_lab_opens_the_notebooks"),
     "book": ("-m sphinx", "test_book.py::sphinx"),
     "rulegraph": ("--rulegraph --forceall", "test_extending.py::test_the_drawing_is_of_this_flow"),
     "data": (
-        "-m lib.download",
+        "-m lib.workflow.download",
         "test_download.py::test_a_profile_gets_masses_where_it_has_the_step",
     ),
-    "verify": ("-m lib.steps verify", "test_readme.py::test_verify_and_report_of_a_run"),
-    "report": ("-m lib.report", "test_readme.py::test_verify_and_report_of_a_run"),
-    "docs": ("-m lib.results", "test_readme.py::test_docs_of_a_run"),
-    "kaggle": ("-m lib.kaggle build", "test_readme.py::test_kaggle_builds_its_folders"),
+    "verify": ("-m lib.workflow.steps verify", "test_readme.py::test_verify_and_report_of_a_run"),
+    "report": ("-m lib.workflow.report", "test_readme.py::test_verify_and_report_of_a_run"),
+    "docs": ("-m lib.workflow.results", "test_readme.py::test_docs_of_a_run"),
+    "kaggle": ("-m lib.workflow.kaggle build", "test_readme.py::test_kaggle_builds_its_folders"),
     "predict": ("-m lib.predict run", "test_readme.py::test_predict_makes_a_catalogue"),
 }
 # These need a network or hours: their parts are tested, they themselves are not run in CI.
@@ -113,7 +113,7 @@ def test_verify_and_report_of_a_run(smoke, chain_checkout):
 
 @pytest.mark.chain
 def test_docs_of_a_run(smoke, chain_checkout, monkeypatch):
-    assert recipe("docs")[-1].endswith("-m lib.results")
+    assert recipe("docs")[-1].endswith("-m lib.workflow.results")
     shutil.copy(ROOT / "README.md", chain_checkout)
     figure = "09_model_comparison/confusion_matrices.png"
     monkeypatch.setattr(results, "FIGURES", {"smoke": {figure: "smoke/confusion.png"}})

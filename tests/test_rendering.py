@@ -10,9 +10,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_output
 from tornado.web import HTTPError
 
-from lib import profiles, rendering
 from lib.paths import project_root
 from lib.schema import InputError
+from lib.workflow import profiles, rendering
 
 SOURCE = """# %% [markdown]
 # # 01  A notebook

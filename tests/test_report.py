@@ -8,8 +8,8 @@ import pytest
 from test_evaluation import write_run
 
 from lib import evaluation as ev
-from lib import report
 from lib.schema import InputError
+from lib.workflow import report
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from conftest import ROOT, chain
 
-from lib import code, profiles, receipts, steps, sweeps
+from lib import sweeps
 from lib.schema import InputError
+from lib.workflow import code, profiles, receipts, steps
 
 NOTEBOOK = """# ---
 # jupyter:

@@ -17,8 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from lib import evaluation, images, networks, training
-from lib.code import closure
 from lib.schema import InputError
+from lib.workflow.code import closure
 
 CROP = 32
 CLASSES = ("1", "2", "?")

@@ -1,4 +1,4 @@
-"""Tests of lib.votes and lib.conformal: closed forms, scikit-learn, coverage on known scores."""
+"""Tests of vote heads and prediction sets: closed forms, scikit-learn, coverage."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,9 @@ from scipy.special import softmax
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
-from lib import conformal, evaluation, votes
+from lib import evaluation
+from lib.counting import votes
+from lib.evaluation import conformal
 from lib.schema import RHO_COLUMNS, InputError
 
 

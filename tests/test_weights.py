@@ -14,12 +14,12 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib import models, weights
+from lib.networks import models, weights
+from lib.networks.weights import tensors
+from lib.networks.weights.graph import BackboneVariant
 from lib.schema import ARM_CLASSES, InputError
 from lib.surveys.mock.galaxies import draw_galaxies
 from lib.surveys.mock.render import render
-from lib.weights import tensors
-from lib.weights.graph import BackboneVariant
 
 SYMMETRIC = BackboneVariant(padding="symmetric", bn_epsilon=1e-5)
 

@@ -18,10 +18,10 @@ import pytest
 import tensorflow as tf
 from keras.src.applications.efficientnet import EfficientNet
 
-from lib import weights
+from lib.networks import weights
+from lib.networks.weights import checkpoint
+from lib.networks.weights.tensors import named_variables
 from lib.schema import InputError
-from lib.weights import checkpoint
-from lib.weights.tensors import named_variables
 
 DATA = Path(__file__).parent / "data"
 SCRIPT = Path(__file__).parent / "references" / "zoobot_checkpoint.py"

@@ -23,10 +23,10 @@ import pytest
 import safetensors.numpy
 from references.random_weights import random_images, random_state
 
-from lib import weights
+from lib.networks import weights
+from lib.networks.weights import hub
+from lib.networks.weights.torch_file import read_state_dict
 from lib.schema import InputError
-from lib.weights import hub
-from lib.weights.torch_file import read_state_dict
 
 DATA = Path(__file__).parent / "data"
 SCRIPT = Path(__file__).parent / "references" / "timm_features.py"

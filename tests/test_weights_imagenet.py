@@ -14,10 +14,10 @@ from keras.src.applications import efficientnet, efficientnet_v2
 from keras.src.legacy.saving import legacy_h5_format
 from references.random_weights import random_images
 
-from lib import weights
+from lib.networks import weights
+from lib.networks.weights import imagenet
+from lib.networks.weights.tensors import named_variables
 from lib.schema import InputError
-from lib.weights import imagenet
-from lib.weights.tensors import named_variables
 
 SIDE = 64
 MEAN = [0.485, 0.456, 0.406]

@@ -24,13 +24,13 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 
-from lib.code import closure_hash
 from lib.explain.cache import fingerprint, model_hash
 from lib.explain.pixels import sky_level
 from lib.networks import LAST_CONVOLUTION
+from lib.networks.polar import PolarView
 from lib.paths import atomic
-from lib.polar import PolarView
 from lib.schema import InputError
+from lib.workflow.code import closure_hash
 
 
 @dataclass(frozen=True)

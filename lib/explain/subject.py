@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib import colormaps
 
 from lib import training
-from lib.code import closure_hash
 from lib.explain import faithfulness, maps, sanity
 from lib.explain.cache import fingerprint, model_hash
 from lib.explain.faithfulness import CONTROLS, Curves, control_maps
@@ -20,6 +19,7 @@ from lib.explain.maps import Explainer, MapSettings, cached_maps
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic, resolve, step_folder
 from lib.schema import InputError, probability_columns
+from lib.workflow.code import closure_hash
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def ablation(scores: pd.DataFrame, marked: str) -> Figure:
     Parameters
     ----------
     scores : DataFrame
-        Indexed by (method, score): `value`, `low`, `high`, see `lib.probe.score_table`.
+        Indexed by (method, score): `value`, `low`, `high`, see `lib.counting.probe.score_table`.
     marked : str
         Method through whose scores a line is drawn.
     """
@@ -50,7 +50,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     ----------
     curves : mapping of str to DataFrame
         Label of the axis -> `galaxies`, `score`, `value`, `low`, `high`, as
-        `lib.beyond.learning_curve` gives them.
+        `lib.counting.beyond.learning_curve` gives them.
     """
     figure, axes = plt.subplots(
         *(1, len(curves)),

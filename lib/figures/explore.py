@@ -45,7 +45,7 @@ def page(
     Parameters
     ----------
     rows : DataFrame
-        Rows of `lib.explore.galaxies`.
+        Rows of `lib.explain.explore.galaxies`.
     cutouts : ndarray, uint8, (n, side, side, 3)
         Pictures of them.
     evidence : dict

@@ -33,7 +33,7 @@ def curve(table: pd.DataFrame, shown: str = "simulated galaxies") -> Figure:
     Parameters
     ----------
     table : DataFrame
-        See `lib.pretraining.pretrain`.
+        See `lib.counting.pretraining.pretrain`.
     shown : str
         What the network is shown, for the axis.
     """
@@ -58,7 +58,8 @@ def probes(scores: pd.DataFrame) -> Figure:
     Parameters
     ----------
     scores : DataFrame
-        Indexed by (run, method, score) with `value`, `low` and `high`, see `lib.probe.score_table`.
+        Indexed by (run, method, score) with `value`, `low` and `high`, see
+        `lib.counting.probe.score_table`.
     """
     runs = scores.index.unique("run")
     shown = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy"}

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from lib import weights as sources
 from lib.images import CHANNELS
+from lib.networks import weights as sources
 from lib.schema import InputError
 
 LAST_CONVOLUTION = "top_activation"
@@ -30,21 +30,21 @@ def backbone(name: str, crop: int, colour: str, weights: str) -> tuple[keras.Mod
     Parameters
     ----------
     name : str
-        One of `lib.weights.graph.BACKBONES`, as Keras Applications names them.
+        One of `lib.networks.weights.graph.BACKBONES`, as Keras Applications names them.
     crop : int
         Side of the images in pixels, 32 or more.
     colour : {"grey", "rgb"}
         One channel or three.
     weights : str
-        Where the weights come from, as `lib.weights` names it; "none" is random.
+        Where the weights come from, as `lib.networks.weights` names it; "none" is random.
 
     Returns
     -------
     model : keras.Model
         (batch, crop, crop, channels) pixels [0, 255] -> (batch, h, w, features), float32.
     origin : dict
-        What `lib.weights.initialise` says of the weights, and `backbone_sha256`, the hash of all
-        of them.
+        What `lib.networks.weights.initialise` says of the weights, and `backbone_sha256`, the hash
+        of all of them.
 
     Raises
     ------

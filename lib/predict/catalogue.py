@@ -25,8 +25,8 @@ from lib.evaluation import apply_temperature, decide
 from lib.paths import atomic
 from lib.predict.inputs import ID, PATH
 from lib.predict.package import Package
-from lib.receipts import sha256
 from lib.schema import probability_columns
+from lib.workflow.receipts import sha256
 
 NAMES = ("catalogue.parquet", "catalogue.fits", "catalogue.vot")
 """Files that a finished prediction leaves, the same rows in each."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import receipts
 from lib.images import dihedral
 from lib.paths import atomic
+from lib.workflow import receipts
 
 
 class OnnxEngine:

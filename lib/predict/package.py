@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import evaluation, receipts
+from lib import evaluation
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic
 from lib.predict.engine import KerasEngine, OnnxEngine, averaged, open_engine, write_onnx
 from lib.schema import InputError
+from lib.workflow import receipts
 
 CARD, ONNX, KERAS, REFERENCE = "card.json", "model.onnx", "model.keras", "reference.npz"
 

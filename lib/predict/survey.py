@@ -20,7 +20,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from lib import receipts
 from lib.images import ImageError, network_input
 from lib.paths import atomic
 from lib.predict import catalogue, package
@@ -28,6 +27,7 @@ from lib.predict.engine import averaged
 from lib.predict.inputs import PATH, Lupton, read_image, root_of, write_list
 from lib.predict.package import CARD, VIEWS, Package
 from lib.schema import InputError
+from lib.workflow import receipts
 
 PLAN, LIST, SHARDS, MODEL = "plan.json", "list.parquet", "shards", "model"
 

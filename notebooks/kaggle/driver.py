@@ -111,7 +111,7 @@ os.environ["SPIRAL_ARMS_ROOT"] = str(root)
 # Link to the attached survey, and download what is not attached.
 
 # %%
-from lib import download, kaggle, profiles
+from lib.workflow import download, kaggle, profiles
 
 chosen = profiles.load(profile)
 download.fetch_profile(profile)

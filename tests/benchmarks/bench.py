@@ -31,7 +31,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 import cost  # noqa: E402
 import keras_predict  # noqa: E402
 
-from lib import images, launcher, models, paths, profiles, receipts, selection, training  # noqa: E402
+from lib import images, launcher, paths, selection, training
+from lib.networks import models
+from lib.workflow import profiles, receipts  # noqa: E402
 
 GALAXIES, SEEDS, EPOCHS, BATCH = 1122, 5, 50, 16
 """The paper's down-sampled problem (Secs. 3.5, 4.2), which ratios are told for."""
@@ -569,13 +571,13 @@ def chain(size: Size, survey: Survey, folder: Path) -> list[dict]:
             raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stdout}{done.stderr}")
         return time.perf_counter() - start
 
-    whole = seconds("lib.steps", "chain", *(["--until", size.until] if size.until else []))
+    whole = seconds("lib.workflow.steps", "chain", *(["--until", size.until] if size.until else []))
     runs = len(list(folder.rglob("receipt.json")))
     step = size.until or next(iter(profiles.load(size.profile).sweep_runs))
     with launcher.launcher(folder) as variables:
         seconds("lib.launcher", "run", step, "--gpu", **variables)  # imports the libraries
         copied = seconds("lib.launcher", "run", step, "--gpu", **variables)
-    alone = seconds("lib.steps", "run", step, "--gpu")
+    alone = seconds("lib.workflow.steps", "run", step, "--gpu")
     name = f"{step}, profile {size.profile}"
     return [
         {"what": f"chain of {runs} runs, profile {size.profile}", "seconds": whole},

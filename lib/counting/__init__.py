@@ -1,0 +1,1 @@
+"""Arm counters beyond the paper: classical features, amplitudes, vote heads, pre-training."""

@@ -1,0 +1,188 @@
+"""TensorFlow checkpoints of Zoobot 0.0.x and 1.0.x, read without legacy Keras.
+
+Such a checkpoint (``<path>.index`` and one or more ``<path>.data-0000k-of-0000n``) stores, beside
+the tensors, the graph of the objects they belonged to, with the name of each variable, e.g.
+``stem_conv/kernel``. How the models were nested differs between the releases; the names do not, so
+the names are used.
+
+References: Walmsley et al. (2022), MNRAS 509, 3966 (GZ DECaLS); Walmsley et al. (2023), JOSS 8,
+5312.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from lib.networks.weights.tensors import assign, named_variables
+from lib.schema import InputError
+
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+DOWNLOAD = "The paper's is downloaded by `make data PROFILE=gz2` (data/README.md)."
+
+_RENAMED = {"depthwise_kernel": "kernel"}
+"""Variables that Keras 3 calls otherwise."""
+
+
+def load(backbone: keras.Model, path: str, *, sha256: str | None = None) -> dict:
+    """Load the encoder of a Zoobot checkpoint.
+
+    The head, the optimizer's slots, random generators' states and step counters are not read.
+
+    Parameters
+    ----------
+    backbone : keras.Model
+        EfficientNetB0; changed in place.
+    path : str
+        Checkpoint without its ending ``.index``, or the folder that holds it.
+    sha256 : str, optional
+        Hash that the data must have: that of the data file or, of several, one after the other.
+
+    Returns
+    -------
+    dict
+        See `lib.networks.weights.initialise`; ``file`` is the last data file, which holds the
+        weights, and ``sha256`` that of all data.
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint, a data file is missing, it is truncated or damaged, or it does
+        not fit: the message begins with the first tensor that does not.
+    """
+    prefix = _prefix(Path(path))
+    data = _data_files(prefix)
+    digest = hashlib.sha256()
+    for file in data:
+        digest.update(file.read_bytes())
+    if sha256 is not None and digest.hexdigest() != sha256.lower():
+        raise InputError(
+            f"checkpoint {prefix} has SHA-256 {digest.hexdigest()}, not {sha256}: fetch it again, "
+            "or correct the hash."
+        )
+    tensors = read_encoder(prefix, list(named_variables(backbone)))
+    stem = assign(backbone, tensors, f"checkpoint {prefix}")
+    return {"file": data[-1].name, "sha256": digest.hexdigest(), "stem": stem}
+
+
+def _data_files(prefix: Path) -> list[Path]:
+    """Data files of a checkpoint, all ``n`` that their names tell of."""
+    pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-(\d{5})")
+    counts = {m[1] for p in prefix.parent.iterdir() if (m := pattern.fullmatch(p.name))}
+    if len(counts) != 1:
+        raise InputError(
+            f"checkpoint {prefix} needs its data files {prefix.name}.data-0000k-of-0000n beside "
+            f"{prefix.name}.index; found {'those of several checkpoints' if counts else 'none'}. "
+            f"{DOWNLOAD}"
+        )
+    (count,) = counts
+    files = [prefix.with_name(f"{prefix.name}.data-{k:05}-of-{count}") for k in range(int(count))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise InputError(
+            f"checkpoint {prefix} lacks the data file(s) {', '.join(missing)}. {DOWNLOAD}"
+        )
+    return files
+
+
+def read_encoder(prefix: Path, wanted: list[str]) -> dict[str, np.ndarray]:
+    """Tensors of the encoder in a checkpoint.
+
+    Parameters
+    ----------
+    prefix : Path
+        Checkpoint without its ending ``.index``.
+    wanted : list of str
+        Names of the network's tensors in its order, see
+        `lib.networks.weights.tensors.named_variables`.
+
+    Returns
+    -------
+    dict of str to array
+        By ``<layer>/<variable>``: those of `wanted`, and those of other layers of an
+        EfficientNet, for the check of names to report.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint or one of its tensors cannot be read.
+    """
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        stored = reader.get_variable_to_shape_map()
+    except Exception as error:  # TensorFlow turns its states into many kinds of exceptions
+        raise InputError(
+            f"checkpoint {prefix} cannot be read: {_first_line(error)}. Fetch it again."
+        ) from error
+    if _GRAPH not in stored:
+        raise InputError(
+            f"checkpoint {prefix} has no object graph, so its {len(stored)} tensors have no names: "
+            "use one that Keras' save_weights wrote."
+        )
+    try:
+        keys = _keys(reader.get_tensor(_GRAPH))
+    except Exception as error:
+        # The graph stands at the end of the file, so a file cut short loses it first.
+        raise InputError(
+            f"checkpoint {prefix} is truncated or damaged; first tensor that cannot be read: "
+            f"{_first_unreadable(reader, stored)}. Fetch it again."
+        ) from error
+    tensors = {}
+    others = [n for n in keys if n not in wanted and re.match(r"(stem|block\d+[a-z]|top)_", n)]
+    for name in [n for n in wanted if n in keys] + others:
+        try:
+            tensors[name] = reader.get_tensor(keys[name])
+        except Exception as error:
+            raise InputError(
+                f"checkpoint {prefix}: tensor {name} cannot be read, the file is truncated or "
+                f"damaged ({_first_line(error)}). Fetch it again."
+            ) from error
+    return tensors
+
+
+def _keys(serialised_graph: bytes) -> dict[str, str]:
+    """Key in the checkpoint of every model variable, by ``<layer>/<variable>``."""
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(serialised_graph)
+    keys = {}
+    for attribute in (a for node in graph.nodes for a in node.attributes):
+        path = attribute.checkpoint_key
+        if path.startswith("optimizer/") or "/.OPTIMIZER_SLOT/" in path:
+            continue
+        *_, layer, variable = ["", "", *attribute.full_name.split("/")]
+        keys[f"{layer}/{_RENAMED.get(variable, variable)}"] = path
+    return keys
+
+
+def _first_unreadable(reader, stored: dict[str, list[int]]) -> str:
+    """Key of the first tensor that fails, in the order in which they are stored."""
+    for key in sorted(set(stored) - {_GRAPH}):
+        try:
+            reader.get_tensor(key)
+        except Exception:
+            return key
+    return _GRAPH
+
+
+def _prefix(path: Path) -> Path:
+    """Path of a checkpoint without ``.index``; in a folder it is looked for."""
+    indices = [path.with_name(path.name.removesuffix(".index") + ".index")]
+    if path.is_dir():
+        indices = sorted(path.glob("*.index"))
+    if len(indices) != 1 or not indices[0].is_file():
+        raise InputError(
+            f"no checkpoint at {path}: give the path of its files without the ending .index "
+            f"({len(indices) if path.is_dir() else 0} found). {DOWNLOAD}"
+        )
+    return indices[0].with_suffix("")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -1,0 +1,294 @@
+"""Zoobot's encoder on the Hugging Face hub: a PyTorch network of the timm library.
+
+The hub's layout is that of ``timm.models.push_to_hf_hub``: a ``config.json`` that names the timm
+architecture, and the weights as ``model.safetensors`` or, where the repository has none, as
+``pytorch_model.bin``. Neither PyTorch nor timm is needed to read them.
+
+References: Walmsley et al. (2023), Zoobot, JOSS 8, 5312; https://huggingface.co/mwalmsley.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from lib.networks.weights.graph import BackboneVariant
+from lib.networks.weights.tensors import assign, checked_sha256
+from lib.networks.weights.torch_file import read_state_dict
+from lib.schema import InputError
+
+REPOSITORY = "mwalmsley/zoobot-encoder-efficientnet_b0"
+"""Encoder trained on all Galaxy Zoo votes, three channels in [0, 1], no further normalisation."""
+
+WARNING = (
+    "Zoobot's encoder on the hub has learnt from the votes of all Galaxy Zoo projects, those for "
+    "Galaxy Zoo 2 (and so the Galaxy Challenge) included: scores on these galaxies are too good. "
+    "The paper's weights, which learnt from GZ DECaLS alone, are those of profile gz2 "
+    "(make data PROFILE=gz2)."
+)
+"""What a reader of scores must know; it goes into the receipt of the weights."""
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights, in the order in which they are looked for."""
+
+VARIANTS = {
+    "tf_efficientnet_b0": BackboneVariant(padding="same", bn_epsilon=1e-3),
+    "efficientnet_b0": BackboneVariant(padding="symmetric", bn_epsilon=1e-5),
+}
+"""timm architectures that can be ported into Keras' EfficientNetB0, and how."""
+
+_HARMLESS = {"num_classes", "in_chans", "global_pool"}
+"""Arguments in ``config.json`` that concern the head, or the stem's shape, which is checked."""
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """The files of one revision.
+
+    Attributes
+    ----------
+    config, weights : Path
+    revision : str or None
+        Commit that the files belong to; None for a local folder.
+    """
+
+    config: Path
+    weights: Path
+    revision: str | None
+
+
+def fetch(
+    folder: str | None = None, *, revision: str | None = None, offline: bool | None = None
+) -> HubFiles:
+    """Get the encoder's files, from a folder or from the hub through its local cache.
+
+    Parameters
+    ----------
+    folder : str, optional
+        Folder with ``config.json`` and one of `WEIGHTS`; without it the hub is asked.
+    revision : str, optional
+        Branch, tag or full commit hash; ``main`` by default.
+    offline : bool, optional
+        Only look into the cache. By default ``$HF_HUB_OFFLINE`` decides.
+
+    Returns
+    -------
+    HubFiles
+
+    Raises
+    ------
+    InputError
+        If a file cannot be had; the message says which files to fetch and where to put them.
+    """
+    if folder is not None:
+        files = [Path(folder) / name for name in (CONFIG, *WEIGHTS)]
+        present = [path for path in files if path.is_file()]
+        if files[0] not in present or len(present) < 2:
+            raise InputError(
+                f"{folder} must hold {CONFIG} and {' or '.join(WEIGHTS)} of the hub's repository "
+                f"{REPOSITORY}."
+            )
+        return HubFiles(present[0], present[1], None)
+    if offline is None:
+        offline = constants.HF_HUB_OFFLINE
+    config = _download(CONFIG, revision, offline)
+    # Later files come from the commit of the first, even if the branch moves in between.
+    commit = config.parent.name
+    for name in WEIGHTS:
+        try:
+            return HubFiles(config, _download(name, commit, offline), commit)
+        except _Absent:
+            continue
+    raise InputError(_remedy(f"no {' or '.join(WEIGHTS)} at revision {commit}", revision))
+
+
+def variant(files: HubFiles) -> BackboneVariant:
+    """How the graph has to be for the timm architecture that ``config.json`` names.
+
+    Raises
+    ------
+    InputError
+        If the architecture is unknown or its arguments change the network.
+    """
+    config = _config(files)
+    architecture = str(config.get("architecture"))
+    arguments = set(config.get("model_args") or {}) - _HARMLESS
+    if architecture not in VARIANTS or arguments:
+        raise InputError(
+            f"{files.config} names the timm architecture {architecture!r}"
+            + (f" with the arguments {', '.join(sorted(arguments))}" if arguments else "")
+            + f"; known are {' and '.join(VARIANTS)}, as timm builds them by default."
+        )
+    return VARIANTS[architecture]
+
+
+def load(backbone: keras.Model, files: HubFiles, *, sha256: str | None = None) -> dict:
+    """Port the hub's weights into a Keras EfficientNetB0.
+
+    Parameters
+    ----------
+    backbone : keras.Model
+        EfficientNetB0 of the right `variant`; changed in place.
+    files : HubFiles
+        See `fetch`.
+    sha256 : str, optional
+        Hash that the file of weights must have.
+
+    Returns
+    -------
+    dict
+        See `lib.networks.weights.initialise`; ``warning`` is `WARNING`.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, of another hash, or does not fit the backbone.
+    """
+    digest = checked_sha256(files.weights, sha256, "Fetch it again, or correct the hash.")
+    state = _read(files.weights)
+    stem = assign(backbone, to_keras(state), str(files.weights))
+    return {
+        "file": files.weights.name,
+        "sha256": digest,
+        "revision": files.revision,
+        "stem": stem,
+        "repository": REPOSITORY if files.revision else None,
+        "architecture": _config(files)["architecture"],
+        "warning": WARNING,
+    }
+
+
+def to_keras(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rename and transpose the tensors of a timm EfficientNet into those of Keras.
+
+    Parameters
+    ----------
+    state : dict of str to array
+        timm's state dict: kernels as (out, in, height, width).
+
+    Returns
+    -------
+    dict of str to array
+        By ``<layer>/<variable>``; kernels as (height, width, in, out), depthwise ones as
+        (height, width, channel, 1). A classifier and timm's step counters are left out; any other
+        name that is not timm's stays as it is, for the check of names to report.
+    """
+    tensors = {}
+    for name, tensor in state.items():
+        module, _, kind = name.rpartition(".")
+        if kind == "num_batches_tracked" or module == "classifier":
+            continue
+        layer = _keras_layer(module, state)
+        if tensor.ndim == 4:
+            axes = (2, 3, 0, 1) if module.endswith("conv_dw") else (2, 3, 1, 0)
+            tensors[f"{layer}/kernel"] = tensor.transpose(axes)
+        else:
+            tensors[f"{layer}/{_variable(module, kind)}"] = tensor
+    return tensors
+
+
+_OUTER = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "top_conv", "bn2": "top_bn"}
+_SQUEEZE = {"se.conv_reduce": "se_reduce", "se.conv_expand": "se_expand", "conv_dw": "dwconv"}
+_EXPANDED = _SQUEEZE | {
+    "conv_pw": "expand_conv",
+    "bn1": "expand_bn",
+    "bn2": "bn",
+    "conv_pwl": "project_conv",
+    "bn3": "project_bn",
+}
+_SEPARABLE = _SQUEEZE | {"bn1": "bn", "conv_pw": "project_conv", "bn2": "project_bn"}
+
+
+def _keras_layer(module: str, state: dict[str, np.ndarray]) -> str:
+    """Keras' name of a timm module."""
+    if module in _OUTER:
+        return _OUTER[module]
+    block = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(.+)", module)
+    if block is None:
+        return module
+    stage, repeat, part = int(block[1]), int(block[2]), block[3]
+    # Only blocks that expand have a second pointwise convolution, and timm counts on from it.
+    expands = f"blocks.{stage}.{repeat}.conv_pwl.weight" in state
+    parts = _EXPANDED if expands else _SEPARABLE
+    if part not in parts:
+        return module
+    return f"block{stage + 1}{chr(ord('a') + repeat)}_{parts[part]}"
+
+
+def _variable(module: str, kind: str) -> str:
+    """Keras' name of a parameter that is not a kernel."""
+    if ".se." in module:
+        return kind
+    norm = {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    }
+    return norm.get(kind, kind)
+
+
+def _config(files: HubFiles) -> dict:
+    """Content of ``config.json``."""
+    try:
+        config = json.loads(files.config.read_text(encoding="utf-8"))
+        if isinstance(config, dict):
+            return config
+        problem = "not a JSON object"
+    except ValueError as error:
+        problem = str(error)
+    raise InputError(f"{files.config} is not a timm configuration: {problem}. Fetch it again.")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a file in either format."""
+    if path.suffix == ".bin":
+        return read_state_dict(path)
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file: {error}. Fetch it again."
+        ) from error
+
+
+class _Absent(Exception):
+    """The repository, or the offline cache, does not have the file."""
+
+
+def _download(name: str, revision: str | None, offline: bool) -> Path:
+    """One file of the repository, whole, by way of the hub's cache."""
+    try:
+        return Path(hf_hub_download(REPOSITORY, name, revision=revision, local_files_only=offline))
+    except LocalEntryNotFoundError as error:
+        if offline and name != CONFIG:
+            raise _Absent from error
+        where = "is not in the cache, and offline mode is on" if offline else f"failed: {error}"
+        raise InputError(_remedy(f"{name} {where}", revision)) from error
+    except EntryNotFoundError as error:
+        if name != CONFIG:
+            raise _Absent from error
+        raise InputError(_remedy(f"{name} is not in the repository", revision)) from error
+    except Exception as error:  # the library beneath the hub's own changes, and its errors too
+        raise InputError(_remedy(f"{name} failed: {error}", revision)) from error
+
+
+def _remedy(problem: str, revision: str | None) -> str:
+    """Message that says what is missing and how to do without a connection."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    return (
+        f"Zoobot's weights from the hub: {problem}. Without internet, fetch {CONFIG} and "
+        f"{' or '.join(WEIGHTS)} from {endpoint}/{REPOSITORY}/tree/{revision or 'main'} on another "
+        "machine, put both into one folder, and set weights to zoobot-hub:<that folder>."
+    )
