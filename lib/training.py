@@ -196,13 +196,7 @@ class FeatureStore:
         self.folder, self.images, self.encoder = Path(folder), copies, encoder
         check_input(encoder, copies)
         self.width = encoder.output.shape[-1]
-        self.key = fingerprint(
-            {
-                **{"encoder": networks.weights_hash(encoder), "name": encoder.name},
-                **copies.settings(),
-                "code": closure_hash(__file__),
-            }
-        )[:16]
+        self.key = fingerprint({**self.settings(), "code": closure_hash(__file__)})[:16]
 
     def get(self, galaxies, copies: np.ndarray | None = None) -> np.ndarray:
         """Features of some galaxies, float32, (n, features).
@@ -221,6 +215,11 @@ class FeatureStore:
         for copy in np.unique(copies):
             found[copies == copy] = self._get(rows[copies == copy], int(copy))
         return found
+
+    def settings(self) -> dict[str, object]:
+        """Everything but code that decides the features, as values of JSON types."""
+        encoder = {"encoder": networks.weights_hash(self.encoder), "name": self.encoder.name}
+        return {**encoder, **self.images.settings()}
 
     def prepare(self, galaxies, copies: int) -> None:
         """Compute what is not there yet: galaxies as they are, and their first copies.
@@ -557,8 +556,7 @@ def save_run(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    listed = predictions[["galaxy_id", "label", "split"]]
-    settings = {**settings, "assignment_sha256": fingerprint(listed.to_csv(index=False))}
+    settings = {**settings, "assignment_sha256": assignment_hash(predictions)}
     if model is not None:
         with atomic(folder / "model.keras") as temporary:
             model.save(temporary)
@@ -594,6 +592,11 @@ def load_run(folder: str | Path) -> TrainedModel:
     return TrainedModel(model, tables.settings, tables.predictions, tables.history)
 
 
+def assignment_hash(table: pd.DataFrame) -> str:
+    """SHA-256 of a table's `galaxy_id`, `label` and `split`: what a training has of each galaxy."""
+    return fingerprint(table[["galaxy_id", "label", "split"]].to_csv(index=False))
+
+
 def fingerprint(content) -> str:
     """SHA-256 of a text, or of plain values as JSON."""
     text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
@@ -618,7 +621,8 @@ def train(
     model : keras.Model
         Compiled, with the metric "accuracy"; its weights are the start.
     inputs : callable
-        `lib.images.Copies.get` or `FeatureStore.get`.
+        The `get` of a `lib.images.Copies` or a `FeatureStore`, whose settings tell trainings apart:
+        other images, copies or backbones are another training.
     assignment : DataFrame
         `galaxy_id`, `label` and `split`, see `lib.selection.assign`.
     trainings : path
@@ -638,8 +642,9 @@ def train(
     listed = assignment[["galaxy_id", "label", "split"]]
     settings = {
         **settings,
+        "images": inputs.__self__.settings(),
         "start_sha256": networks.weights_hash(model),
-        "assignment_sha256": fingerprint(listed.to_csv(index=False)),
+        "assignment_sha256": assignment_hash(listed),
     }
     key = fingerprint({**settings, "code": closure_hash(__file__)})[:16]
     folder = Path(trainings) / f"{settings['role']}-{key}"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -393,6 +394,10 @@ def test_a_training_with_other_settings_is_another(survey, tmp_path):
     other = survey[0].assign(split=survey[0]["split"].replace({"rest": "validation"}))
     run((other, *survey[1:]), tmp_path, epochs=2)
     assert len(list(tmp_path.iterdir())) == 5
+    # The same galaxies and settings, but other pixels: a cache made anew in another way.
+    changed = replace(survey[1], sha256="other pixels")
+    run((survey[0], changed, survey[2]), tmp_path, epochs=2)
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_checkpoint_of_other_settings_or_code_is_not_taken_up(

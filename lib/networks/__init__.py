@@ -58,12 +58,19 @@ def backbone(name: str, crop: int, colour: str, weights: str) -> tuple[keras.Mod
         raise InputError(f"unknown colour {colour!r}: choose one of {', '.join(CHANNELS)}")
     if crop < 32:
         raise InputError(f"crop = {crop} px: an EfficientNet needs 32 px or more")
-    channels = CHANNELS[colour]
-    variant = sources.variant(weights, name, channels=channels)
-    pixels = keras.Input((crop, crop, channels), name="pixels")
-    model = sources.build(name, pixels, variant)
+    pixels = keras.Input((crop, crop, CHANNELS[colour]), name="pixels")
+    model, origin = on_images(name, pixels, weights)
+    return keras.Model(model.inputs[0], model.output, name=name), origin  # not a list of one input
+
+
+def on_images(name: str, images, weights: str) -> tuple[keras.Model, dict]:
+    """A backbone on a Keras tensor of images, (n, side, side, channels), and where it comes from.
+
+    As `backbone`, for networks that change the pixels first.
+    """
+    channels = images.shape[-1]
+    model = sources.build(name, images, sources.variant(weights, name, channels=channels))
     origin = sources.initialise(model, weights, channels=channels)
-    model = keras.Model(model.inputs[0], model.output, name=name)  # one input, not a list of one
     return model, {**origin, "backbone_sha256": weights_hash(model)}
 
 

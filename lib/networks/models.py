@@ -1,8 +1,4 @@
-"""Networks: an EfficientNet backbone by name with the paper's head (Sec. 3.4, Table 2, Fig. 4).
-
-Every network is one flat functional Keras graph: no model inside a model, because tf-keras-vis
-follows the graph from the classes back to the last convolution, ``top_activation``.
-"""
+"""Networks that may see polar views, with a head, for notebooks 11 and 12 (see `lib.networks`)."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from dataclasses import asdict, dataclass
 import keras
 
 from lib.images import CHANNELS
-from lib.networks import FEATURES, weights, weights_hash
+from lib.networks import FEATURES, on_images, weights
 from lib.networks.amplitudes import Amplitudes
 from lib.networks.polar import PolarView
 from lib.schema import InputError
@@ -114,15 +110,12 @@ def build(network: Network, n_classes: int, seed: int) -> tuple[keras.Model, dic
     """
     keras.utils.set_random_seed(seed)
     channels = CHANNELS[network.colour]
-    variant = weights.variant(network.weights, network.backbone, channels=channels)
     pixels = keras.Input((network.crop, network.crop, channels), name="pixels")
     images = pixels
     if network.view == "polar":
         images = PolarView.of_crop(network.crop, name="polar_view")(images)
-    base = weights.build(network.backbone, images, variant)
-    receipt = weights.initialise(base, network.weights, channels=channels)
+    base, receipt = on_images(network.backbone, images, network.weights)
     _check_view(network, receipt)
-    receipt["backbone_sha256"] = weights_hash(base)
     base.trainable = network.trainable == "all"
     if network.amplitudes:
         pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(base.output)
