@@ -63,7 +63,7 @@ data: $(READY)
 
 # Folders ready for `kaggle kernels push` (KAGGLE_USERNAME names the account).
 kaggle: $(READY)
-	$(BIN)/python -m lib.workflow.kaggle build --profile $(PROFILE) --out build/kaggle
+	$(BIN)/python -m lib.workflow.kaggle --profile $(PROFILE) --out build/kaggle
 
 # Pre-train the bundled backbone anew, and compare: under an hour on a CPU, resumable.
 weights: $(READY)
@@ -73,7 +73,7 @@ weights: $(READY)
 # these have given: reports, figures, README's table of results.
 docs: $(READY)
 	$(MAKE) run PROFILE=mock
-	$(BIN)/python -m lib.workflow.results
+	$(BIN)/python -m lib.workflow.book
 
 # Print a run's scores beside the paper's and write its page.
 report: $(READY)

@@ -1,8 +1,8 @@
 # The flow of the analysis: one rule per notebook, files between the steps.
 #
 # A rule is one papermill run of one notebook, in a process of its own (lib.workflow.steps). It is done
-# when its receipt is there, and done again when its notebook, its parameters, the bundled weights that it
-# starts from or the receipt of a step before it has changed. `make run` calls this file, and tells it
+# when its receipt is there, and done again when its notebook, its parameters, the weights that it starts
+# from or the receipt of a step before it has changed. `make run` calls this file, and tells it
 # which steps are to be done again since the code that they import has changed; by hand:
 #     .venv/bin/snakemake --cores 2 --config profile=mock
 import json
@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from lib.workflow import profiles, receipts
+from lib.workflow import profiles
 from lib.workflow.processes import end_with_the_chain
 
 end_with_the_chain()
@@ -73,10 +73,9 @@ def receipt(step):
     return f"{PROFILE.run_dir}/{step}/receipt.json"
 
 
-def bundled_weights(step, parameters):
-    """Files of weights that travel with the project, where the step starts from them."""
-    settings = {**profiles.default_parameters(step), **parameters}
-    return [os.path.relpath(path) for path in receipts.bundled_weights(settings)]
+def weights(step):
+    """Files of weights that the step starts from."""
+    return [os.path.relpath(path) for path in profiles.weights_files(step, PROFILE.settings(step))]
 
 
 def gpus_of(parameters):
@@ -115,7 +114,7 @@ for step in PROFILE.steps:
             f"notebooks/{step}.py",
             after=[receipt(need) for need in FLOW[step] if need in PROFILE.steps],
             parts=parts(step),
-            weights=bundled_weights(step, PROFILE.overrides[step]),
+            weights=weights(step),
         output:
             # `update`: an earlier result is kept until a whole one is put in its place
             update(receipt(step)),
@@ -158,7 +157,7 @@ for step in [step for step in PROFILE.steps if step in LOOPS and PARTS > 1]:
 if "predict" in config:
     PLAN = as_it_is(config["predict"])
     SURVEY = Path(PLAN).parent
-    SHARDS = json.loads(Path(config["predict"]).read_text())["shards"]
+    SHARDS = json.loads(Path(config["predict"]).read_text(encoding="utf-8"))["shards"]
 
     rule predict_shard:
         input:

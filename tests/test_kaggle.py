@@ -10,7 +10,6 @@ import tomllib
 import zipfile
 
 import nbformat
-import psutil
 import pytest
 import yaml
 from conftest import ROOT
@@ -213,22 +212,6 @@ def test_a_session_stops_in_time_and_the_next_one_goes_on(checkout, tmp_path, mo
         libraries = (runs / "mock" / step / "epochs.txt").read_text().split()
         assert len(libraries) == sessions
         assert all(line.startswith(f"{tmp_path}/") for line in libraries), "not of the wheel"
-
-
-@pytest.mark.chain
-def test_the_time_limit_is_kept_and_a_failed_step_is_an_error(checkout):
-    profile = load(checkout, **{"01_sample_selection": {"patient": True}})
-    assert not kaggle.run(profile, hours=1 / 3600)
-    gone, alive = psutil.wait_procs(
-        [p for p in psutil.process_iter(["cmdline"]) if str(checkout) in str(p.info["cmdline"])], 30
-    )
-    assert not alive, "a process of the session is still there"
-    profile = load(checkout)
-    (checkout / "notebooks" / "01_sample_selection.py").write_text(
-        NOTEBOOK.format(name="01_sample_selection") + "raise ValueError\n"
-    )
-    with pytest.raises(InputError, match="profile mock is not complete"):
-        kaggle.run(profile, hours=1)
 
 
 def test_only_results_of_the_same_parameters_are_taken_over(checkout, tmp_path):

@@ -13,7 +13,7 @@ import yaml
 from conftest import ROOT
 from sklearn import metrics
 
-from lib.workflow import results
+from lib.workflow import book
 
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/architecture.md"]
 PAGES += ["docs/extending.md", "docs/clusters.md", "docs/glossary.md", "tests/benchmarks/README.md"]
@@ -39,8 +39,8 @@ RUN_BY = {
     ),
     "verify": ("-m lib.workflow.steps verify", "test_readme.py::test_verify_and_report_of_a_run"),
     "report": ("-m lib.workflow.report", "test_readme.py::test_verify_and_report_of_a_run"),
-    "docs": ("-m lib.workflow.results", "test_readme.py::test_docs_of_a_run"),
-    "kaggle": ("-m lib.workflow.kaggle build", "test_readme.py::test_kaggle_builds_its_folders"),
+    "docs": ("-m lib.workflow.book", "test_readme.py::test_docs_of_a_run"),
+    "kaggle": ("-m lib.workflow.kaggle", "test_readme.py::test_kaggle_builds_its_folders"),
     "predict": ("-m lib.predict run", "test_readme.py::test_predict_makes_a_catalogue"),
 }
 # These need a network or hours: their parts are tested, they themselves are not run in CI.
@@ -113,13 +113,13 @@ def test_verify_and_report_of_a_run(smoke, chain_checkout):
 
 @pytest.mark.chain
 def test_docs_of_a_run(smoke, chain_checkout, monkeypatch):
-    assert recipe("docs")[-1].endswith("-m lib.workflow.results")
+    assert recipe("docs")[-1].endswith("-m lib.workflow.book")
     shutil.copy(ROOT / "README.md", chain_checkout)
     figure = "09_model_comparison/confusion_matrices.png"
-    monkeypatch.setattr(results, "FIGURES", {"smoke": {figure: "smoke/confusion.png"}})
+    monkeypatch.setattr(book, "FIGURES", {"smoke": {figure: "smoke/confusion.png"}})
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(chain_checkout))
-    assert results.main() == 0
-    (report,) = results.read()
+    assert book.main() == 0
+    (report,) = book.read()
     accuracy = report["steps"]["03_train_b0"]["validation"]["scores"]["accuracy"]
     assert f"| {accuracy['value']:.3f} (" in (chain_checkout / "README.md").read_text()
     assert (
@@ -143,13 +143,13 @@ def test_docs_of_a_run(smoke, chain_checkout, monkeypatch):
 def test_an_unfinished_run_is_not_kept(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     monkeypatch.setenv("SPIRAL_ARMS_ROOT", str(tmp_path))
-    assert "00_mock_survey is missing" in results.keep("mock")
+    assert "00_mock_survey is missing" in book.keep("mock")
     assert not (tmp_path / "docs").exists()
 
 
 def shown_in_readme():
     """README's table of results, row by row."""
-    text = (ROOT / "README.md").read_text().split(results.START)[1].split(results.END)[0]
+    text = (ROOT / "README.md").read_text().split(book.START)[1].split(book.END)[0]
     head, _, *rows = [
         [c.strip() for c in ln.strip("|").split("|")] for ln in text.split("\n") if ln
     ]
@@ -158,12 +158,12 @@ def shown_in_readme():
 
 def test_results_are_those_of_the_reports():
     """Written by `make docs`: no number of the table is typed."""
-    assert shown_in_readme() == results.table(results.read()).to_dict("records")
+    assert shown_in_readme() == book.table(book.read()).to_dict("records")
 
 
 def test_scores_in_the_table_follow_from_the_confusion_matrices():
     """What README prints, from the counts in the reports by scikit-learn, to the printed digits."""
-    for run in results.read():
+    for run in book.read():
         for role, step in (("B0", "03_train_b0"), ("V2M", "04_train_v2m")):
             matrix = np.array(run["steps"][step]["validation"]["confusion"])
             label, predicted = (
@@ -181,7 +181,7 @@ def test_scores_in_the_table_follow_from_the_confusion_matrices():
                 and (row["method"].split(":")[0], row["protocol"]) == (role, "published")
             ]
             assert row["n"] == str(matrix.sum())
-            shown = [row[name].split(" ")[0] for name in results.SCORES.values()]
+            shown = [row[name].split(" ")[0] for name in book.SCORES.values()]
             assert shown == [f"{score:.3f}" for score in scores]
 
 

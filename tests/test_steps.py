@@ -1,5 +1,6 @@
 """Steps, profiles and receipts, on small notebooks in a checkout of their own."""
 
+import datetime
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -122,6 +124,77 @@ def test_a_wrong_profile_is_refused_by_name(checkout, content, message):
 def test_unknown_profile_lists_the_known_ones(checkout):
     with pytest.raises(InputError, match="no profile 'x': choose one of mock"):
         profiles.load("x")
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-4", 1e-4), ("1E+2", 100.0), (".75", 0.75), ("2", 2), ("-3.0", -3.0)],
+)
+def test_numbers_in_a_profile_are_what_they_look_like(checkout, written, value):
+    path = checkout / "notebooks" / "profiles" / "p.yaml"
+    path.write_text(f"steps: [01_first]\n01_first: {{fraction: {written}}}\n")
+    found = profiles.load("p").overrides["01_first"]["fraction"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("written", ["no", "0123", "2024-01-01", "12:30", "1_000", "on"])
+def test_words_in_a_profile_stay_words(checkout, written):
+    path = checkout / "notebooks" / "profiles" / "p.yaml"
+    path.write_text(f"steps: [01_first]\n01_first: {{trouble: {written}}}\n")
+    assert profiles.load("p").overrides["01_first"]["trouble"] == written
+    path.write_text(f"steps: [01_first]\n01_first: {{rows: {written}}}\n")
+    with pytest.raises(InputError, match=f"rows = '{written}' .*write 12, not 012"):
+        profiles.load("p")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.float64(0.5), np.int64(3), datetime.date(2024, 1, 1), [np.float32(1)], {1: 2}, {3}, b"a"],
+)
+def test_a_parameter_that_would_not_arrive_is_refused(checkout, value):
+    """papermill writes what it does not know as a text."""
+    path = checkout / "notebooks" / "01_first.py"
+    path.write_text(path.read_text().replace("fraction = 0.5", "fraction = 0.5\nany = None"))
+    profiles.check_parameters("01_first", {"any": [None, {"a": [1, 2.5, True]}]})
+    with pytest.raises(InputError, match=r"any = .*would not arrive as it is: give float"):
+        profiles.check_parameters("01_first", {"any": value})
+    with pytest.raises(InputError, match="fraction = None is of type NoneType"):
+        profiles.check_parameters("01_first", {"fraction": None})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rows: int = 3",
+        'rows: Literal["a"] = "a"',
+        "rows = np.int64(3)",
+        "rows = {3}",
+        "a, b = 1, 2",
+    ],
+)
+def test_a_default_that_is_no_literal_is_refused_by_its_line(checkout, line):
+    path = checkout / "notebooks" / "01_first.py"
+    path.write_text(path.read_text().replace("rows = 3", line))
+    with pytest.raises(InputError, match="must hold only `name = literal` lines, without"):
+        profiles.default_parameters("01_first")
+
+
+@pytest.mark.chain
+def test_texts_are_utf_8_whatever_the_locale(checkout):
+    source = checkout / "notebooks" / "01_first.py"
+    source.write_text(source.read_text() + 'print("größer")\n', encoding="utf-8")
+    text = "description: größer\nsteps: [01_first]\n01_first: {trouble: à côté}\n"
+    (checkout / "notebooks" / "profiles" / "mock.yaml").write_text(text, encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.workflow.steps", "run", "01_first"],
+        env={**os.environ, **plain, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = checkout / "runs" / "mock" / "01_first"
+    assert receipts.read(folder)["parameters"]["trouble"] == "à côté"
+    assert "größer" in (folder / "log.txt").read_text(encoding="utf-8")
 
 
 def test_parameters_cell_must_hold_literals_and_be_one(checkout):
@@ -262,12 +335,32 @@ def test_bundled_weights_are_inputs_of_a_step_that_starts_from_them(checkout):
     other.write_text("from votes")
     other.with_suffix(".json").write_text('{"source": "votes"}')
     assert steps.fingerprint("01_first", {"weights": "mock"}, []) == before
-    for asked in ({"weights": "votes"}, {"real_views": 0}):
-        found = receipts.bundled_weights(asked)
-        assert [path.name for path in found] == [other.name]
-    assert receipts.bundled_weights({"real_views": 5}) == [file]
+    assert profiles.weights_files("01_first", {"weights": "votes"}) == [other]
+    assert profiles.weights_files("01_first", {"real_views": 5}) == [file]
+    source = checkout / "notebooks" / "02_second.py"
+    source.write_text(source.read_text() + 'network = "ArmNet", "votes"\n')
+    assert profiles.weights_files("02_second", {"weights": "none"}) == [other]
     file.write_text("others")
     assert steps.fingerprint("01_first", {"weights": "mock"}, []) != before
+
+
+@pytest.mark.parametrize("given", ["zoobot/checkpoint", "zoobot", "zoobot/checkpoint.index"])
+def test_a_checkpoint_given_by_path_is_an_input(checkout, given):
+    (checkout / "zoobot").mkdir()
+    for name in ("checkpoint.index", "checkpoint.data-00000-of-00001"):
+        (checkout / "zoobot" / name).write_text(name)
+    asked = {"weights": f"zoobot-checkpoint:{given}"}
+    before = steps.fingerprint("01_first", asked, [])
+    assert before["inputs"].keys() <= {p.name for p in (checkout / "zoobot").iterdir()}
+    (checkout / "zoobot" / "checkpoint.index").write_text("of another network")
+    assert steps.fingerprint("01_first", asked, []) != before
+
+
+def test_notebook_09_reads_the_weights_of_armnet():
+    files = profiles.weights_files(
+        "09_model_comparison", profiles.load("mock").settings("01_sample_selection")
+    )
+    assert [path.name for path in files] == ["armnet-3ch.safetensors"]
 
 
 @pytest.mark.chain

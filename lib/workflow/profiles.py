@@ -15,6 +15,7 @@ itself only warns about a misspelt parameter and goes on with the default.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -23,11 +24,31 @@ from pathlib import Path
 import jupytext
 import yaml
 
-from lib.paths import project_root
+from lib.paths import project_root, resolve
 from lib.schema import InputError
 
 DATA = "SPIRAL_ARMS_DATA"
 """Environment variable that tells the Snakefile the folder of a survey's data."""
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's scalars, as they look: `1e-4` is a number; `no`, `0123`, dates are text."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+for _tag, _form, _first in (
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+):
+    _Yaml.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_form})\Z"), [*_first]
+    )
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"\Z"), [""])
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,10 @@ class Profile:
         """Folder of the run, relative to the project root."""
         return f"runs/{self.name}"
 
+    def settings(self, step: str) -> dict[str, object]:
+        """All parameters of a step."""
+        return default_parameters(step) | self.overrides[step]
+
     def check_step(self, step: str) -> None:
         """Raise InputError unless the profile has a step of that name."""
         if step not in self.steps:
@@ -74,8 +99,8 @@ def notebook_path(step: str) -> Path:
     """
     path = project_root() / "notebooks" / f"{step}.py"
     if not path.is_file():
-        names = ", ".join(p.stem for p in sorted(path.parent.glob("[0-9]*.py")))
-        raise InputError(f"there is no notebook {step!r}: choose one of {names}")
+        known = ", ".join(p.stem for p in sorted(path.parent.glob("[0-9]*.py")))
+        raise InputError(f"there is no notebook {step!r}: choose one of {known}")
     return path
 
 
@@ -117,10 +142,50 @@ def _read_parameters(path: Path, changed: int) -> dict[str, object]:
         raise InputError(f"{path}: put the cell tagged `hardware` before that tagged `parameters`")
     defaults = {}
     for statement in ast.parse("\n".join(cell.source for cell in cells)).body:
-        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-            raise InputError(f"{path}: the parameters cell must hold only `name = literal` lines")
-        defaults[statement.targets[0].id] = ast.literal_eval(statement.value)
+        try:
+            (target,) = statement.targets
+            defaults[target.id] = ast.literal_eval(statement.value)
+            if not _is_plain(defaults[target.id]):
+                raise ValueError
+        except (AttributeError, ValueError):
+            raise InputError(
+                f"{path}: the parameters cell must hold only `name = literal` lines, without "
+                f"annotations (numbers, texts, lists and dictionaries): {ast.unparse(statement)}"
+            ) from None
     return defaults
+
+
+def _is_plain(value) -> bool:
+    """Whether papermill writes a value into a notebook, and JSON into a receipt, as it is."""
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def weights_files(step: str, settings: dict[str, object]) -> list[Path]:
+    """Files of weights that a step reads: those named by a path, and the bundled ones.
+
+    Which of the bundled files of a source fits a network is for `lib.networks.weights` to say,
+    which needs TensorFlow: all of the source count.
+    """
+    files = []
+    for value in settings.values():
+        if found := re.match("(imagenet|zoobot-hub|zoobot-checkpoint):(.+)", str(value)):
+            path = resolve(found[2])  # a file, a folder, or a checkpoint without its endings
+            beside = path.iterdir() if path.is_dir() else path.parent.glob(f"{path.name}*")
+            files += sorted(file for file in beside if file.is_file())
+    sources = {settings.get("weights")}
+    if '"votes"' in notebook_path(step).read_text(encoding="utf-8"):
+        sources.add("votes")  # ArmNet, with whatever parameters
+    if settings.get("real_views"):  # a network that goes on from the simulated galaxies
+        sources.add("mock")
+    for file in sorted((project_root() / "data" / "weights").glob("*.safetensors")):
+        card = file.with_suffix(".json")
+        known = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+        files += [file] if known.get("source", "mock") in sources else []
+    return files
 
 
 def check_parameters(step: str, parameters: dict[str, object]) -> None:
@@ -143,9 +208,17 @@ def check_parameters(step: str, parameters: dict[str, object]) -> None:
         default = defaults[name]
         allowed = (int, float) if type(default) is float else (type(default),)
         if default is not None and type(value) not in allowed:
+            remedies = {bool: ": write true or false", int: ": write 12, not 012 or 1e1"}
             raise InputError(
-                f"{step}: parameter {name} = {value!r} is of type {type(value).__name__}; "
-                f"it must be of type {type(default).__name__} like its default {default!r}"
+                f"{step}: parameter {name} = {value!r} is of type {type(value).__name__}; it must "
+                f"be of type {type(default).__name__} like its default {default!r}"
+                + remedies.get(type(default), "")
+            )
+        if not _is_plain(value):
+            raise InputError(
+                f"{step}: parameter {name} = {value!r} is more than numbers, texts, lists and "
+                "dictionaries of Python, and would not arrive as it is: give float(...), "
+                "str(...) or .tolist() of it"
             )
 
 
@@ -173,12 +246,11 @@ def load(name: str, data_dir: str | None = None) -> Profile:
     if not path.is_file():
         raise InputError(f"there is no profile {name!r}: choose one of {', '.join(names())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     steps = tuple(content.pop("steps", ()))
-    skipped = content.pop("skipped", {})
-    description = content.pop("description", "")
+    skipped, description = content.pop("skipped", {}), content.pop("description", "")
     shared = content.pop("all", {})
     if not steps:
         raise InputError(f"{path} names no `steps`: list the notebooks to run")
@@ -192,18 +264,14 @@ def load(name: str, data_dir: str | None = None) -> Profile:
         )
     if unknown := content.keys() - {*steps}:
         raise InputError(
-            f"{path} has the unknown key(s) {', '.join(sorted(unknown))}: keys are description, "
+            f"{path} has the unknown key(s) {', '.join(map(str, unknown))}: keys are description, "
             f"steps, skipped, all and the profile's steps ({', '.join(steps)})"
         )
-
-    def overrides(step: str) -> dict[str, object]:
+    overrides = {}
+    for step in steps:
         defaults = default_parameters(step)
-        parameters = {
-            "run_dir": f"runs/{name}",
-            **{key: value for key, value in shared.items() if key in defaults},
-            **(content.get(step) or {}),
-        }
+        common = {"run_dir": f"runs/{name}", **shared}
+        parameters = {k: v for k, v in common.items() if k in defaults} | (content.get(step) or {})
         check_parameters(step, parameters)
-        return {k: v for k, v in parameters.items() if v != defaults[k]}
-
-    return Profile(name, description, steps, skipped, {step: overrides(step) for step in steps})
+        overrides[step] = {k: v for k, v in parameters.items() if v != defaults[k]}
+    return Profile(name, description, steps, skipped, overrides)

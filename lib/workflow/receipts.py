@@ -25,16 +25,8 @@ SOURCE = "source.json"
 """File in the project root that tells the commit where the project is no git checkout."""
 
 PACKAGES = (
-    "astropy",
-    "keras",
-    "numpy",
-    "pandas",
-    "papermill",
-    "scikit-learn",
-    "scipy",
-    "snakemake",
-    "tensorflow",
-    "tf-keras-vis",
+    *("astropy", "keras", "numpy", "pandas", "papermill", "scikit-learn", "scipy", "snakemake"),
+    *("tensorflow", "tf-keras-vis"),
 )
 """Packages whose versions can change a number."""
 
@@ -51,39 +43,13 @@ def hash_folder(folder: str | Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() != NAME
+        if path.is_file() and path != folder / NAME
     }
 
 
 def hash_catalogues(folder: str | Path) -> dict[str, str]:
     """SHA-256 of the files directly in a survey's folder: its catalogues, not its images."""
-    folder = resolve(folder)
-    return {p.name: sha256(p) for p in sorted(folder.glob("*")) if p.is_file()}
-
-
-def bundled_weights(settings: dict[str, object]) -> list[Path]:
-    """Files of weights that travel with the project, if a step's parameters ask for them.
-
-    Which of a source's files fits the backbone is for `lib.networks.weights` to say, which needs
-    TensorFlow: all of the source count.
-    """
-    source = settings.get("weights")
-    if settings.get("recipe") == "votes" or settings.get("real_views") == 0:
-        source = "votes"
-    elif settings.get("real_views"):  # a network that goes on from the simulated galaxies
-        source = "mock"
-    files = sorted((project_root() / "data" / "weights").glob("*.safetensors"))
-    return [file for file in files if source in ("mock", "votes") and _source(file) == source]
-
-
-def _source(weights: Path) -> str:
-    """What bundled weights have learnt from, as their card says."""
-    card = weights.with_suffix(".json")
-    return (
-        json.loads(card.read_text(encoding="utf-8")).get("source", "mock")
-        if card.is_file()
-        else "mock"
-    )
+    return {p.name: sha256(p) for p in sorted(resolve(folder).glob("*")) if p.is_file()}
 
 
 def hash_outputs(folder: str | Path) -> str:
@@ -112,21 +78,22 @@ def count_rows(folder: str | Path) -> dict[str, int]:
     return counts
 
 
+def _printed(*command: str) -> str | None:
+    """What a command prints; None if it is not installed or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
 def git_state() -> dict[str, str | bool | None]:
     """Commit of the checkout and whether tracked files differ from it; None outside git."""
     if (project_root() / SOURCE).is_file():
         return json.loads((project_root() / SOURCE).read_text(encoding="utf-8"))
-    try:
-        git = ["git", "-C", str(project_root())]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return {"commit": None, "dirty": None}
-    if commit.returncode:
-        return {"commit": None, "dirty": None}
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    git = ("git", "-C", str(project_root()))
+    commit = _printed(*git, "rev-parse", "HEAD")
+    changes = _printed(*git, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if commit is None else bool(changes)}
 
 
 def code_state() -> dict[str, object]:
@@ -136,16 +103,11 @@ def code_state() -> dict[str, object]:
 
 def machine() -> dict[str, object]:
     """What the step ran on: Python, platform, processors and, where there are any, GPUs."""
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-        gpus = listing.stdout.splitlines() if listing.returncode == 0 else []
-    except FileNotFoundError:
-        gpus = []
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "gpus": gpus,
+        "gpus": (_printed("nvidia-smi", "-L") or "").splitlines(),
     }
 
 
@@ -212,18 +174,17 @@ def unfit(folder: str | Path) -> list[str]:
     list of str
         One line for a damaged receipt, or per file that is missing or of another size.
     """
-    folder = Path(folder)
     try:
         receipt = read(folder)
     except InputError as error:
         return [str(error)]
-    sizes, problems = receipt.get("bytes", {}), []
-    for name in receipt["outputs"]:
-        path = folder / name
+    problems = []
+    for name, size in receipt.get("bytes", {}).items():
+        path = Path(folder) / name
         if not path.is_file():
             problems.append(f"{path} is missing")
-        elif path.stat().st_size != sizes.get(name, path.stat().st_size):
-            problems.append(f"{path} has {path.stat().st_size:,} bytes instead of {sizes[name]:,}")
+        elif path.stat().st_size != size:
+            problems.append(f"{path} has {path.stat().st_size:,} bytes instead of {size:,}")
     return problems
 
 

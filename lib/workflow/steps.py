@@ -22,7 +22,6 @@ import fcntl
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -115,30 +114,19 @@ def _gpus_of_its_own(folder: Path, devices: str) -> Iterator[None]:
     Of several the kernel sees only one, unless it trains on "all" devices.
     """
     gpus = visible_gpus()
-    if len(gpus) < 2:
-        yield
-        return
+    locks = {gpu: folder / f".gpu-{gpu}.lock" for gpu in gpus}
     with ExitStack() as held:
-        if devices == "all":
-            for gpu in gpus:
-                held.enter_context(_locked(_gpu_lock(folder, gpu), "a step", float("inf")))
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = _first_free(gpus, folder, held)
+        if len(gpus) > 1 and devices == "all":
+            for lock in locks.values():
+                held.enter_context(_locked(lock, "a step", float("inf")))
+        while len(gpus) > 1 and devices != "all":
+            with suppress(InputError):  # its lock is held
+                held.enter_context(_locked(locks[gpus[0]], "a step", 0))
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+                break
+            gpus.append(gpus.pop(0))
+            time.sleep(0.2)
         yield
-
-
-def _gpu_lock(folder: Path, gpu: str) -> Path:
-    return folder / f".gpu-{gpu}.lock"
-
-
-def _first_free(gpus: list[str], folder: Path, held: ExitStack) -> str:
-    """Wait for a GPU whose lock is free, and keep the lock in `held`."""
-    while True:
-        for gpu in gpus:
-            with suppress(InputError):
-                held.enter_context(_locked(_gpu_lock(folder, gpu), "a step", 0))
-                return gpu
-        time.sleep(1)
 
 
 @contextmanager
@@ -156,16 +144,16 @@ def _kernel_messages_to(log: TextIO) -> Iterator[None]:
 def fingerprint(step: str, parameters: dict, after: list[str]) -> dict[str, object]:
     """What decides a step's result: its notebook, the code of `lib`, parameters and what it reads.
 
-    That is what the steps before it made, and the bundled weights where it starts from them.
+    That is what the steps before it made, and the files of weights that it starts from.
     """
-    settings = {**profiles.default_parameters(step), **parameters}
-    weights = {path.name: receipts.sha256(path) for path in receipts.bundled_weights(settings)}
+    settings = profiles.default_parameters(step) | parameters
+    weights = {p.name: receipts.sha256(p) for p in profiles.weights_files(step, settings)}
     before = [Path(path).parent for path in after]
     return {
         "source": receipts.sha256(profiles.notebook_path(step)),
         "code": code.closure(profiles.notebook_path(step)),
         "parameters": settings,
-        "inputs": {**weights, **{folder.name: receipts.hash_outputs(folder) for folder in before}},
+        "inputs": weights | {folder.name: receipts.hash_outputs(folder) for folder in before},
     }
 
 
@@ -198,21 +186,19 @@ def has_done(folder: str | Path, mark: dict[str, object]) -> bool:
     )
 
 
-def _stage(final: Path, mark: dict[str, object]) -> Path:
-    """Staging folder of a step: what a killed run of the same step left, or an empty one."""
-    staging = final.with_name(final.name + ".partial")
+def _stage(staging: Path, mark: dict[str, object]) -> None:
+    """Keep in a staging folder what a killed run of the same step left; else empty it."""
     try:
         same = json.loads((staging / FINGERPRINT).read_text(encoding="utf-8")) == mark
     except (FileNotFoundError, json.JSONDecodeError):
         same = False
     if same:
         remove_unfinished(staging)
-    else:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        with atomic(staging / FINGERPRINT) as temporary:
-            temporary.write_text(json.dumps(mark), encoding="utf-8")
-    return staging
+        return
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    with atomic(staging / FINGERPRINT) as temporary:
+        temporary.write_text(json.dumps(mark), encoding="utf-8")
 
 
 def _move_into_place(staging: Path, final: Path) -> None:
@@ -312,8 +298,6 @@ def execute(
         source.unlink(missing_ok=True)
         os.environ.pop("SPIRAL_ARMS_OUTPUT")
     os.replace(running, target)
-    if sys.platform == "darwin":  # in bytes
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 2**20
     return peaks[-1] // 1024 if peaks else None
 
 
@@ -349,18 +333,13 @@ def run(
         If the notebook stopped; the earlier result of the step, if any, is left as it was.
     """
     profiles.check_parameters(step, parameters)
-    settings = {**profiles.default_parameters(step), **parameters}
-    after = after or []
-    final = resolve(settings["run_dir"]) / settings["output"]
-    mark = fingerprint(step, parameters, after)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(final.with_name(f".{final.name}.lock"), f"another run of {step}", PATIENCE):
-        staging = final.with_name(final.name + ".partial")
-        _wait_for_the_kernel(staging, step)
-        if has_done(staging, mark):  # the step was killed just before its end
-            _move_into_place(staging, final)
-        else:
-            _run_alone(step, parameters, mark, step if label is None else label, final)
+    mark = fingerprint(step, parameters, after or [])
+    final = resolve(mark["parameters"]["run_dir"]) / mark["parameters"]["output"]
+    staging = final.with_name(final.name + ".partial")
+    with _alone_in(staging, step):
+        if not has_done(staging, mark):  # as if the step was killed just before its end
+            _run_in_staging(step, parameters, mark, step if label is None else label, staging)
+        _move_into_place(staging, final)
     return final
 
 
@@ -388,21 +367,25 @@ def run_part(step: str, parameters: dict[str, object], part: str) -> None:
     parameters = {**parameters, "part": part}
     profiles.check_parameters(step, parameters)
     notebook = _up_to(jupytext.read(profiles.notebook_path(step)), "trainings", step)
-    settings = {**profiles.default_parameters(step), **parameters}
+    settings = profiles.default_parameters(step) | parameters
     folder = resolve(settings["run_dir"]) / f"{settings['output']}.part-{part.replace('/', '-of-')}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock"), f"another run of part {part}", PATIENCE):
+    with _alone_in(folder, f"part {part} of {step}"):
         folder.mkdir(exist_ok=True)
-        _wait_for_the_kernel(folder, step)
         execute(step, parameters, folder, f"{step[:2]} {part}", notebook)
         shutil.rmtree(folder)
 
 
-def _wait_for_the_kernel(staging: Path, step: str) -> None:
-    """Wait until the kernel of a killed run, which holds the log, has ended."""
-    if (staging / LOG).exists():
-        with _locked(staging / LOG, f"the kernel of a killed run of {step}", PATIENCE):
-            pass
+@contextmanager
+def _alone_in(folder: Path, name: str) -> Iterator[None]:
+    """Keep other runs out of a folder, after the kernel of a killed run, which holds its log."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        lock = folder.with_name(f".{folder.name}.lock")
+        held.enter_context(_locked(lock, f"another run of {name}", PATIENCE))
+        if (folder / LOG).exists():
+            with _locked(folder / LOG, f"the kernel of a killed run of {name}", PATIENCE):
+                pass
+        yield
 
 
 def _up_to(notebook: nbformat.NotebookNode, tag: str, step: str) -> nbformat.NotebookNode:
@@ -414,13 +397,10 @@ def _up_to(notebook: nbformat.NotebookNode, tag: str, step: str) -> nbformat.Not
     return notebook
 
 
-def _run_alone(
-    step: str, parameters: dict, mark: dict[str, object], label: str, final: Path
-) -> None:
-    """Run a notebook in its staging folder, which nobody else uses, and move that into place."""
-    settings = {**profiles.default_parameters(step), **parameters}
-    staging = _stage(final, mark)
-    start = time.time()
+def _run_in_staging(step: str, parameters: dict, mark: dict, label: str, staging: Path) -> None:
+    """Run a notebook in its staging folder, which nobody else uses, and write the receipt."""
+    settings, start = mark["parameters"], time.time()
+    _stage(staging, mark)
     # Code and data as the notebook finds them: a long run may outlast them.
     state = receipts.code_state()
     inputs = {**mark["inputs"], "notebook": mark["source"]}
@@ -441,13 +421,11 @@ def _run_alone(
         "peak_memory_mb": peak,
     }
     receipts.write(staging, facts)
-    _move_into_place(staging, final)
 
 
 def _run_step(arguments: argparse.Namespace) -> None:
     """Run one step of a profile and print when it starts and ends."""
-    profile = profiles.load(arguments.profile, arguments.data)
-    step = arguments.step
+    profile, step = profiles.load(arguments.profile, arguments.data), arguments.step
     profile.check_step(step)
     parameters = profile.overrides[step]
     end_with_the_chain()
@@ -461,19 +439,17 @@ def _run_step(arguments: argparse.Namespace) -> None:
     devices = parameters.get("devices", "one")
     with _gpus_of_its_own(run_dir, devices) if arguments.gpu else nullcontext():
         if arguments.part is None:
-            folder = run(step, parameters, arguments.after, step[:2])
-            where = f" -> {os.path.relpath(folder, project_root())}"
+            run(step, parameters, arguments.after, step[:2])
         else:
             run_part(step, parameters, arguments.part)
-            where = ""
+    where = "" if arguments.part else f" -> {profile.run_dir}/{step}"
     print(f"{count} {name} done in {time.time() - start:.0f} s{where}", flush=True)
 
 
 def _check_data(profile: profiles.Profile) -> None:
     """Refuse a run whose survey folder is missing, unless the run itself makes it."""
     for step in profile.steps:
-        settings = {**profiles.default_parameters(step), **profile.overrides[step]}
-        folder = settings.get("data_dir")
+        folder = profile.settings(step).get("data_dir")
         if folder and not str(folder).startswith("runs/") and not resolve(folder).is_dir():
             raise InputError(
                 f"the survey's folder {resolve(folder)} (parameter data_dir of {step}) is missing: "
@@ -481,35 +457,34 @@ def _check_data(profile: profiles.Profile) -> None:
             )
 
 
+def _receipts(profile: profiles.Profile) -> dict[Path, int]:
+    """Receipts that are there, and when each was written."""
+    paths = [resolve(profile.run_dir) / step / receipts.NAME for step in profile.steps]
+    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
 def _set_aside_unfit(profile: profiles.Profile) -> None:
     """Remove the receipts of steps that are not whole, so that Snakemake runs these steps again.
 
     Snakemake itself only looks whether a receipt is there, and how old it is.
     """
-    for output in profile.steps:
-        path = resolve(profile.run_dir) / output / receipts.NAME
-        if path.exists() and (problems := receipts.unfit(path.parent)):
-            print(f"{output} is not whole and counts as not done: {problems[0]}", flush=True)
+    for path in _receipts(profile):
+        if problems := receipts.unfit(path.parent):
+            step = path.parent.name
+            print(f"{step} is not whole and counts as not done: {problems[0]}", flush=True)
             path.unlink()
 
 
 def _made_by_other_code(profile: profiles.Profile) -> list[str]:
     """Receipts of steps whose code has changed since; Snakemake knows of no code but notebooks."""
     found = []
-    for output in profile.steps:
-        folder = resolve(profile.run_dir) / output
-        if not (folder / receipts.NAME).exists():
-            continue
-        if changed := changed_code(folder, output):
-            print(f"{output} is stale: {_listed(changed)} changed since", flush=True)
-            found.append(f"{profile.run_dir}/{output}/{receipts.NAME}")
+    for path in _receipts(profile):
+        step = path.parent.name
+        if changed := changed_code(path.parent, step):
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            print(f"{step} is stale: {', '.join(changed[:3])}{more} changed since", flush=True)
+            found.append(f"{profile.run_dir}/{step}/{receipts.NAME}")
     return found
-
-
-def _listed(names: list[str]) -> str:
-    """Some names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _run_chain(arguments: argparse.Namespace) -> None:
@@ -535,7 +510,7 @@ def _run_chain(arguments: argparse.Namespace) -> None:
         _set_aside_unfit(profile)
         if stale := _made_by_other_code(profile):
             command += ["--forcerun", *stale]
-        before = _receipt_times(profile)
+        before = _receipts(profile)
         environment = {**os.environ, **MEMORY_KEPT, CHAIN: "1"}
         environment[profiles.DATA] = arguments.data or ""
         with subprocess.Popen(
@@ -545,16 +520,10 @@ def _run_chain(arguments: argparse.Namespace) -> None:
     if code:
         raise StepError(f"profile {profile.name} is not complete: see the message(s) above")
     part = f" up to {arguments.until}" if arguments.until else ""
-    if _receipt_times(profile) == before:
+    if _receipts(profile) == before:
         print(f"nothing to do: every step of profile {profile.name}{part} is up to date")
     else:
         print(f"profile {profile.name}{part} is complete: see {profile.run_dir}")
-
-
-def _receipt_times(profile: profiles.Profile) -> dict[Path, int]:
-    """When the receipt of each finished step was written."""
-    paths = [resolve(profile.run_dir) / output / receipts.NAME for output in profile.steps]
-    return {path: path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
 def _verify_run(arguments: argparse.Namespace) -> None:
@@ -609,6 +578,9 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--parts", type=int, help="jobs that share a loop of trainings")
             command.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test catches it
+            stream.reconfigure(errors="replace")  # what a plain terminal cannot show
     try:
         arguments.function(arguments)
     except (InputError, StepError) as error:

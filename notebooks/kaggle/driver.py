@@ -72,7 +72,7 @@ code = fitting[0].parent
 
 # %%
 here = {canonicalize_name(d.metadata["Name"] or "") for d in metadata.distributions()}
-pins = (code / "requirements.txt").read_text().split()
+pins = (code / "requirements.txt").read_text(encoding="utf-8").split()
 missing = [pin for pin in pins if pin.partition("==")[0] not in here]
 print("installing", ", ".join(missing) or "nothing")
 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -127,11 +127,18 @@ print("already done:", ", ".join(kaggle.restore(chosen)) or "nothing")
 # %% [markdown]
 # ### 2.3 Run
 #
-# Run what is left, until time is up. Where there are two GPUs, trainings run side by side; their state
-# is saved after every epoch.
+# Run what is left, until time is up. Where there are two GPUs, trainings run side by side. What is
+# under way at the end is killed: a training's state is whole on the disk after every epoch, and the
+# next session goes on from there.
 
 # %%
-finished = kaggle.run(chosen, hours)
+chain = [sys.executable, "-m", "lib.workflow.steps", "chain", "--profile", profile]
+limit = ["timeout", "--kill-after=60", f"{3600 * hours:.0f}"]
+status = subprocess.run([*limit, *chain], cwd=root).returncode
+if status == 124:  # as `timeout` says that time was up
+    print(f"stopped after {hours:g} h; the next session goes on from here")
+elif status:
+    raise RuntimeError(f"profile {profile} is not complete: see the message(s) above")
 
 # %% [markdown]
 # ### 2.4 Say how far it is

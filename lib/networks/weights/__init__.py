@@ -32,7 +32,7 @@ from dataclasses import asdict
 
 import keras
 
-from lib.networks.weights import checkpoint, hub, imagenet, lite
+from lib.networks.weights import checkpoint, hub, imagenet
 from lib.networks.weights.bundled import (
     BUNDLED,
     identifiers_sha256,
@@ -135,9 +135,6 @@ def initialise(backbone: keras.Model, weights: str, *, channels: int) -> dict:
     built_for = PLAIN
     if source == "none":
         receipt = {"file": None, "sha256": None, "stem": "random"}
-    elif source == "imagenet" and lite.is_lite(backbone):
-        require_variant(backbone, PLAIN)
-        receipt = lite.load(backbone, path)
     elif source == "imagenet":
         built_for = imagenet.variant_of(backbone)
         receipt = imagenet.load(backbone, path)
@@ -146,12 +143,12 @@ def initialise(backbone: keras.Model, weights: str, *, channels: int) -> dict:
         built_for = hub.variant(files)
         require_variant(backbone, built_for)
         receipt = hub.load(backbone, files)
-    elif source == "zoobot-checkpoint":
-        require_variant(backbone, PLAIN)
-        receipt = checkpoint.load(backbone, path)
     else:
         require_variant(backbone, PLAIN)
-        receipt = load_bundled(backbone, source=source)
+        if source == "zoobot-checkpoint":
+            receipt = checkpoint.load(backbone, path)
+        else:
+            receipt = load_bundled(backbone, source=source)
     return {"source": source, "revision": None, **receipt, "variant": asdict(built_for)}
 
 

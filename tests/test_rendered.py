@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 
 from lib.paths import project_root
 from lib.schema import InputError
-from lib.workflow import profiles, rendering
+from lib.workflow import book, profiles
 
 SOURCE = """# %% [markdown]
 # # 01  A notebook
@@ -55,7 +55,7 @@ def pair(tmp_path):
 
 
 def test_outputs_come_from_the_run_and_code_from_the_source(pair):
-    notebook = rendering.render(*pair)
+    notebook = book.render(*pair)
     assert [c.source for c in notebook.cells] == [c.source for c in jupytext.read(pair[0]).cells]
     (output,) = notebook.cells[-1].outputs
     assert output["text"] == "runs/mock"
@@ -66,7 +66,7 @@ def test_outputs_come_from_the_run_and_code_from_the_source(pair):
 
 def test_a_reader_sees_the_parameters_that_made_the_outputs(pair):
     source, executed = pair
-    notebook = rendering.render(source, executed, "**SIMULATED galaxies**")
+    notebook = book.render(source, executed, "**SIMULATED galaxies**")
     line, values = (output["data"]["text/markdown"] for output in notebook.cells[1].outputs)
     assert line == "**SIMULATED galaxies**"
     assert values.splitlines()[1:] == ["```python", "rows = 4", "```"]
@@ -78,7 +78,7 @@ def test_jupyterlab_opens_the_pair_with_what_only_the_run_knows(pair):
     source.write_text(
         "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n" + SOURCE
     )
-    rendered = rendering.render(source, executed, "made by")
+    rendered = book.render(source, executed, "made by")
     nbformat.write(rendered, source.with_suffix(".ipynb"))
     os.utime(source, (0, 0))
     contents = jupytext.TextFileContentsManager(root_dir=str(source.parent))
@@ -93,7 +93,7 @@ def test_jupyterlab_opens_the_pair_with_what_only_the_run_knows(pair):
 def test_a_run_of_another_version_is_refused(pair):
     pair[0].write_text(SOURCE.replace("rows = 3", "rows = 5"))
     with pytest.raises(InputError, match="another version of 01_a.py"):
-        rendering.render(*pair)
+        book.render(*pair)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ LINE = "**SIMULATED galaxies**: 1,800 · profile `other` (the other run) · run 
 
 def test_a_run_of_it_is_taken(project):
     folder, step = project
-    notebook, origin = rendering.render_from_runs(folder / "01_a.py")
+    notebook, origin = book.render_from_runs(folder / "01_a.py")
     assert notebook.cells[-1].execution_count == 3
     assert notebook.cells[1].outputs[0]["data"]["text/markdown"] == LINE + "0123456"
     assert origin == "profile other"
@@ -133,22 +133,22 @@ def test_real_galaxies_come_first_and_stale_runs_do_not_count(project):
     text = "description: d\nsteps: [01_a, 03_c]\n03_c: {survey: gz2}\n"
     (folder / "profiles" / "real.yaml").write_text(text)
     (folder / "03_c.py").write_text(SOURCE.replace("rows = 3", 'survey = "mock"'))
-    assert rendering.render_from_runs(source)[1] == "profile real"
+    assert book.render_from_runs(source)[1] == "profile real"
     stale = step.parent.parent / "real" / "01_a" / "01_a.ipynb"
     stale.write_text(stale.read_text().replace("rows = 3", "rows = 5"))
-    assert rendering.render_from_runs(source)[1] == "profile other"
+    assert book.render_from_runs(source)[1] == "profile other"
 
 
 def test_outputs_are_kept_where_no_run_is_here(project):
     folder, step = project
     source = folder / "01_a.py"
-    before, _ = rendering.render_from_runs(source)
+    before, _ = book.render_from_runs(source)
     nbformat.write(before, source.with_suffix(".ipynb"))
     shutil.rmtree(step)
-    kept, origin = rendering.render_from_runs(source)
+    kept, origin = book.render_from_runs(source)
     assert kept.cells == before.cells and origin.startswith("what is there")
     source.write_text(SOURCE.replace("rows = 3", "rows = 5"))
-    stale, _ = rendering.render_from_runs(source)
+    stale, _ = book.render_from_runs(source)
     assert not [o for c in stale.cells for o in c.get("outputs", ())]
 
 
@@ -170,7 +170,7 @@ def test_the_line_names_data_networks_and_weights(project):
     sample.mkdir()
     rows = {"rows": {"sample.parquet": 1226}}
     (sample / "receipt.json").write_text(json.dumps(RECEIPT | rows))
-    assert rendering.made_by(profiles.load("other"), "01_a").split(" · ") == [
+    assert book.made_by(profiles.load("other"), "01_a").split(" · ") == [
         "**REAL galaxies**: 1,226 in the sample",
         "profile `other` (d)",
         "B0: PolarNet (weights: bundled)",

@@ -7,14 +7,17 @@ linked to; what is still missing is downloaded by `pooch`.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import json
 import os
 import shutil
 import stat
+import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -26,26 +29,97 @@ from tqdm.auto import tqdm
 from lib import paths
 from lib.schema import InputError
 from lib.workflow import profiles
-from lib.workflow.download.registry import (
-    CHECKPOINT,
-    CHECKPOINT_FILES,
-    DATASETS,
-    Dataset,
-    File,
-    ImageSet,
+
+
+@dataclass(frozen=True)
+class File:
+    """A public file: name, address (None where that needs an account), bytes and checksum if known.
+
+    The checksum is ``md5:<hex>``, or ``git:<hex>`` for a blob of a git repository.
+    """
+
+    name: str
+    url: str | None = None
+    size: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Files of a survey: tables, stellar masses, and a zip file with a `folder` of `count` images.
+
+    `kaggle` is Kaggle's handle: ``owner/name`` of a dataset, or the name of a competition.
+    """
+
+    tables: tuple[File, ...]
+    masses: tuple[File, ...]
+    archive: File
+    folder: str
+    count: int
+    kaggle: str
+
+
+_ZOONIVERSE = "https://zooniverse-data.s3.amazonaws.com/galaxy-zoo-2/"
+_ZENODO = "https://zenodo.org/records/3565489/files/"
+_SDSS = "https://data.sdss3.org/sas/dr8/common/sdss-spectro/redux/"
+_MAPPING, _MAPPING_MD5 = "gz2_filename_mapping.csv", "7e28465e6dfbf96c0d828c595a5bbd80"
+_GZ2 = {
+    "masses": tuple(
+        File(name, _SDSS + name) for name in ("galSpecInfo-dr8.fits", "galSpecExtra-dr8.fits")
+    ),
+    "archive": File(
+        "images_gz2.zip",
+        _ZENODO + "images_gz2.zip",
+        checksum="md5:bc647032d31e50c798770cf4430525c7",
+    ),
+    "folder": "images",
+    "count": 243_434,
+    "kaggle": "jaimetrickz/galaxy-zoo-2-images",
+}
+_GZ2_TABLES = (
+    File(_MAPPING, _ZENODO + _MAPPING, 13_166_201, f"md5:{_MAPPING_MD5}"),
+    File("gz2sample.csv.gz", _ZOONIVERSE + "gz2sample.csv.gz"),
 )
+_WILLETT = File("zoo2MainSpecz.csv.gz", _ZOONIVERSE + "zoo2MainSpecz.csv.gz", 54_035_492)
+_HART = File("gz2_hart16.csv.gz", "https://gz2hart.s3.amazonaws.com/gz2_hart16.csv.gz")
 
-__all__ = ["CHECKPOINT", "DATASETS", "LOCK", "fetch", "fetch_profile"]
+DATASETS = {
+    "gz2": Dataset((_WILLETT, *_GZ2_TABLES), **_GZ2),
+    "gz2_hart16": Dataset((_HART, *_GZ2_TABLES), **_GZ2),
+    "challenge": Dataset(
+        (File("training_solutions_rev1.csv"),),
+        (),
+        File("images_training_rev1.zip"),
+        "images_training_rev1",
+        61_578,
+        "galaxy-zoo-the-galaxy-challenge",
+    ),
+}
+"""Survey -> its files. Sizes, numbers of images and the MD5 sums (Zenodo's) are the publishers'."""
 
-LOCK = "data/downloads.lock.json"
-"""SHA-256 of files whose publishers give no checksum, as first downloaded. Keep it under git."""
+CHECKPOINT = "data/zoobot/decals_dr_train_set_only_replicated/checkpoint"
+"""Where the paper's Zoobot weights are put, without ending: the grey-scale EfficientNetB0 that
+learnt from the training part of GZ DECaLS (Walmsley et al. 2022)."""
+
+_ZOOBOT = (
+    "https://raw.githubusercontent.com/mwalmsley/zoobot/5630c7b2fb844f64c243b5b9e2a6a522a4211492/"
+    "data/pretrained_models/decals_dr_train_set_only_replicated/"
+)
+CHECKPOINT_FILES = tuple(
+    File(name, _ZOOBOT + name, checksum=f"git:{sha1}")
+    for name, sha1 in {
+        "checkpoint.index": "c1df06704312f48634f857c3944aceca62135d50",
+        "checkpoint.data-00000-of-00001": "1a2aa498617020525a1fac8002a6d2d68c715e82",
+    }.items()
+)
+"""Files of `CHECKPOINT`, as they are in Zoobot's repository at one commit."""
 
 WORK = "downloads"
 """Folder below the survey's for archives and for what is under way."""
 
 ATTEMPTS = 6
 WAIT = 1.0
-"""Half the seconds before the second attempt; doubled with each failure without progress."""
+"""Half the seconds before the second attempt; doubled with each failure."""
 
 _ABOVE = "images_gz2"
 """Folder of the Kaggle dataset that holds the folder of images."""
@@ -54,35 +128,21 @@ BEGINNINGS = {".gz": b"\x1f\x8b", ".zip": b"PK", ".fits": b"SIMPLE  ="}
 """First bytes of a file, by its ending."""
 
 
-def fetch_profile(name: str, data_dir: str | None = None, *, masses: bool = False) -> None:
+def fetch_profile(name: str, data_dir: str | None = None) -> None:
     """Get the files that a profile needs: its survey's, and Zoobot's weights where it names them.
 
-    Parameters
-    ----------
-    name : str
-        Profile. With notebook 06_stellar_mass among its steps, masses are got too.
-    data_dir : str, optional
-        Folder of the survey's data; takes the place of the profile's own.
-    masses : bool
-        Get the catalogues of stellar masses whatever the profile's steps.
-
-    Raises
-    ------
-    InputError
-        See `fetch`.
+    `data_dir` takes the place of the profile's own. Raises as `fetch`.
     """
     profile = profiles.load(name, data_dir)
-    if f"zoobot-checkpoint:{CHECKPOINT}" in [s.get("weights") for s in profile.overrides.values()]:
+    settings = [profile.settings(step) for step in profile.steps]
+    if f"zoobot-checkpoint:{CHECKPOINT}" in [s.get("weights") for s in settings]:
         for file in CHECKPOINT_FILES:
             _get(file, paths.resolve(CHECKPOINT).parent)
-    defaults = {step: profiles.default_parameters(step) for step in profile.steps}
-    settings = [{**defaults[step], **profile.overrides[step]} for step in profile.steps]
     reading = next((s for s in settings if s.get("survey", "mock") != "mock"), None)
     if reading is None:
         print(f"profile {name} simulates its own survey: there is nothing to download")
         return
-    masses = masses or "06_stellar_mass" in profile.steps
-    fetch(reading["survey"], reading["data_dir"], masses=masses)
+    fetch(reading["survey"], reading["data_dir"], masses="06_stellar_mass" in profile.steps)
 
 
 def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:
@@ -107,29 +167,14 @@ def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:
         raise InputError(f"survey {survey!r} has no downloads: choose {', '.join(DATASETS)}")
     dataset, folder = DATASETS[survey], paths.resolve(data_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    places = _places(dataset, folder)
+    places = [folder, Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input"))]
     for file in dataset.tables + (dataset.masses if masses else ()):
         _get(file, folder, places, dataset.kaggle)
-    _get_images(dataset.images, folder, places, dataset.kaggle)
+    _get_images(dataset, folder, places)
     print(f"{survey}: all files are in {folder}", flush=True)
 
 
-def _places(dataset: Dataset, folder: Path) -> list[Path]:
-    """Folders that may hold what needs no download: what Kaggle has attached, or hands out."""
-    places = [folder, Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input"))]
-    if dataset.images.archive.url is None and not _find(dataset.images.folder, places):
-        try:  # kagglehub finds the user's credentials by itself; none pass through here
-            import kagglehub
-
-            places.append(Path(kagglehub.competition_download(dataset.kaggle)))
-        except ImportError:
-            print("kagglehub is not installed (pip install kagglehub)", flush=True)
-        except Exception as error:  # kagglehub's own errors, and those of the libraries below it
-            print(f"kagglehub failed ({type(error).__name__})", flush=True)
-    return places
-
-
-def _find(name: str, places: list[Path]) -> Path | None:
+def _find(name: str, places: Sequence[Path]) -> Path | None:
     """First file or folder of that name; neither what is hidden nor images, which are many."""
     for place in places:
         for folder, folders, files in os.walk(place):
@@ -139,10 +184,8 @@ def _find(name: str, places: list[Path]) -> Path | None:
     return None
 
 
-def _get(
-    file: File, folder: Path, places: list[Path] | None = None, kaggle: str | None = None
-) -> None:
-    """Have a catalogue in a folder: there already, linked to, unpacked or downloaded."""
+def _get(file: File, folder: Path, places: Sequence[Path] = (), kaggle: str | None = None) -> None:
+    """Have a file in a folder: there already, linked to, unpacked or downloaded."""
     target = folder / file.name
     plain = folder / file.name.removesuffix(".gz")  # the readers take a CSV file either way
     if present := next((p for p in (target, plain) if p.exists()), None):
@@ -151,37 +194,36 @@ def _get(
         print(f"{present.name}: present", flush=True)
         return
     for name in (target.name, plain.name):
-        found = _find(name, places or [])
+        found = _find(name, places)
         if found and found.parent != folder / WORK and _is_usable(file, found):
             _link(found, folder / name)
             return
-    if archive := _find(f"{target.stem}.zip", places or []):
+    if archive := _find(f"{target.stem}.zip", places):
         unpack(archive, file.name, target)
         return
     os.replace(_download(file, folder / WORK, kaggle), target)
 
 
-def _get_images(images: ImageSet, folder: Path, places: list[Path], kaggle: str) -> None:
+def _get_images(dataset: Dataset, folder: Path, places: list[Path]) -> None:
     """Have a folder of images, all of them: there already, linked to, or unpacked."""
-    target = folder / images.folder
-    found = target if target.is_dir() else _find(images.folder, places)
-    if found:
+    target = folder / dataset.folder
+    if found := target if target.is_dir() else _find(dataset.folder, places):
         count = _count(found)
         # What Kaggle mounts cannot be half unpacked; what lies in the user's folder can.
-        if count != images.count and found.resolve().is_relative_to(folder.resolve()):
+        if count != dataset.count and found.resolve().is_relative_to(folder.resolve()):
             raise InputError(
-                f"{found} holds {count:,} images instead of {images.count:,}: delete that folder "
+                f"{found} holds {count:,} images instead of {dataset.count:,}: delete that folder "
                 "and run the same command again"
             )
-        print(f"{images.folder}/: {count:,} images present", flush=True)
+        print(f"{dataset.folder}/: {count:,} images present", flush=True)
         if found != target:
             _link(found, target)
         return
-    archive = _find(images.archive.name, places)
-    if archive is None or not _is_usable(images.archive, archive):
-        archive = _download(images.archive, folder / WORK, kaggle)
-    print(f"{archive.name}: unpacking {images.count:,} images ...", flush=True)
-    unpack(archive, images.folder, target, images.count)
+    archive = _find(dataset.archive.name, places)
+    if archive is None or not _is_usable(dataset.archive, archive):
+        archive = _download(dataset.archive, folder / WORK, dataset.kaggle)
+    print(f"{archive.name}: unpacking {dataset.count:,} images ...", flush=True)
+    unpack(archive, dataset.folder, target, dataset.count)
 
 
 def _count(folder: Path) -> int:
@@ -201,11 +243,8 @@ def _link(source: Path, target: Path) -> None:
     print(f"{target.name}: linked to {source}", flush=True)
 
 
-def _problem(file: File, path: Path, hashed: bool = True) -> str:
-    """What is wrong with a file, as far as format, size and checksum tell; empty if nothing.
-
-    Without `hashed`, MD5 and SHA-256 are left to pooch, which knows no hashes of git.
-    """
+def _problem(file: File, path: Path) -> str:
+    """What is wrong with a file, as far as format, size and checksum tell; empty if nothing."""
     name = path.name.removesuffix(".part")
     with open(path, "rb") as opened:
         start = opened.read(512)
@@ -217,12 +256,12 @@ def _problem(file: File, path: Path, hashed: bool = True) -> str:
         return ""
     if file.size is not None and path.stat().st_size != file.size:
         return f"has {path.stat().st_size:,} bytes instead of {file.size:,}"
-    kind, _, expected = (_checksum(file) or "").partition(":")
-    if kind == "git":
-        matches = _git_blob(path) == expected
-    else:
-        matches = not (hashed and kind) or pooch.file_hash(str(path), kind) == expected
-    return "" if matches else f"is not the known file (expected {kind}:{expected})"
+    kind, _, expected = (file.checksum or "").partition(":")
+    if kind:
+        found = _git_blob(path) if kind == "git" else pooch.file_hash(str(path), kind)
+        if found != expected:
+            return f"is not the known file (expected {kind}:{expected}, found {found})"
+    return ""
 
 
 def _git_blob(path: Path) -> str:
@@ -231,92 +270,50 @@ def _git_blob(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _checksum(file: File) -> str | None:
-    """Checksum that a file must have: the publisher's, or that of its first download."""
-    entry = _read_lock().get(file.name)
-    first = f"sha256:{entry['sha256']}" if entry and entry["url"] == file.url else None
-    return file.checksum or first
-
-
-def _read_lock() -> dict[str, dict]:
-    path = paths.resolve(LOCK)
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}): get it back from git, or delete it to accept the next "
-            "downloads as they are"
-        ) from None
-
-
-def _record(file: File, path: Path) -> None:
-    """Write down what the first download of a file without a published checksum was."""
-    entry = {"url": file.url, "bytes": path.stat().st_size, "sha256": pooch.file_hash(str(path))}
-    with paths.atomic(paths.resolve(LOCK)) as temporary:
-        content = {**_read_lock(), file.name: entry}
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    print(f"{file.name}: SHA-256 {entry['sha256']} recorded in {LOCK}", flush=True)
-
-
 def _download(file: File, folder: Path, kaggle: str | None) -> Path:
     """Download a file, whole and verified, into a folder."""
     if file.url is None:
         raise InputError(
             f"{file.name} is only to be had with an account: accept the rules of "
-            f"www.kaggle.com/c/{kaggle}, put its files into {folder.parent} and run the same "
-            "command again; or install kagglehub and set up its credentials"
+            f"www.kaggle.com/c/{kaggle}, `kaggle competitions download {kaggle}`, unpack that zip "
+            f"file into {folder.parent} and run the same command again"
         )
-    known = _checksum(file)
     print(f"{file.name}: downloading from {file.url} ...", flush=True)
     pooch.get_logger().setLevel("WARNING")
     try:
-        path = pooch.retrieve(
-            file.url,
-            known_hash=None if known and known.startswith("git:") else known,
-            fname=file.name,
-            path=folder,
-            downloader=partial(_transfer, file=file),
-        )
-    except InputError:
-        raise
+        transfer = partial(_transfer, file=file)
+        path = pooch.retrieve(file.url, None, fname=file.name, path=folder, downloader=transfer)
     except OSError as error:
         raise InputError(
             f"{file.name}: {error}. What has arrived is kept: make room, run the same command again"
         ) from error
-    except ValueError as error:
-        source = "its publisher" if file.checksum else LOCK
-        raise InputError(f"{file.name}: {error} (The hash is from {source}.)") from error
-    if known is None:
-        _record(file, Path(path))
+    if problem := _problem(file, Path(path)):  # pooch leaves a file that is there as it is
+        raise InputError(f"{path} {problem}: delete it and run the same command again")
     return Path(path)
 
 
 def _transfer(url: str, output_file: str, _: object, *, file: File) -> None:
     """Download for pooch, going on where a broken transfer ended, in this run or an earlier one.
 
-    What has arrived stays in ``<name>.part``. Of a file without any checksum nobody could tell
+    What has arrived stays in ``<name>.part``. Of a file without a checksum nobody could tell
     whether two parts belong together: an earlier run's part is not used.
     """
     part = Path(output_file).with_name(f"{file.name}.part")
-    if _checksum(file) is None:
+    if file.checksum is None:
         part.unlink(missing_ok=True)
-    failures, furthest = 0, part.stat().st_size if part.exists() else 0
-    while True:
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             _append(url, part, file)
             break
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            have = part.stat().st_size if part.exists() else 0
-            failures = 1 if have > furthest else failures + 1  # in a row, without any progress
-            furthest = max(have, furthest)
-            if failures == ATTEMPTS:
+            if attempt == ATTEMPTS:
                 raise InputError(
                     f"{file.name} could not be downloaded from {url}: {error}. What has arrived is "
                     f"kept in {part}; run the same command again later."
                 ) from error
             print(f"  {file.name}: {error}; trying again", flush=True)
-            time.sleep(WAIT * 2**failures)
-    if problem := _problem(file, part, hashed=False):
+            time.sleep(WAIT * 2**attempt)
+    if problem := _problem(file, part):
         part.unlink()
         raise InputError(f"what {url} sends {problem}: look at it in a browser; see data/README.md")
     os.replace(part, output_file)
@@ -341,11 +338,8 @@ def _append(url: str, part: Path, file: File) -> None:
             )
         if code == 200:
             have = 0
-        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink()
-            raise requests.HTTPError("the server sends another part than was asked for")
         rest = int(answer.headers.get("Content-Length", 0))
-        if not rest and _checksum(file) is None and file.size is None:
+        if not (rest or file.checksum or file.size):
             raise InputError(f"{url} does not say how long {file.name} is: get it by hand")
         _check_space(part.parent, rest)
         bar = tqdm(desc=file.name, initial=have, total=have + rest, unit="B", unit_scale=True)
@@ -416,3 +410,21 @@ def unpack(archive: Path, member: str, target: Path, count: int | None = None) -
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of this module; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lib.workflow.download")
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--data", help="folder of the survey's data")
+    arguments = parser.parse_args(argv)
+    try:
+        fetch_profile(arguments.profile, arguments.data)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
