@@ -24,6 +24,7 @@ def report(tmp_path_factory):
     return json.loads(out.read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_every_section_gives_its_numbers(report):
     found, printed = report
     assert set(found["sections"]) == {
@@ -46,6 +47,7 @@ def test_every_section_gives_its_numbers(report):
     assert "From JPEG to probabilities" in printed
 
 
+@pytest.mark.slow
 def test_copies_as_many_as_epochs_are_the_reference(report):
     rows = report[0]["sections"]["frozen_accuracy"]
     assert rows[-1]["copies K"] == rows[-1]["epochs"]

@@ -70,6 +70,7 @@ def test_a_second_run_does_nothing_and_says_so(smoke, chain_checkout):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"} == before
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_galaxies_run_through_selection_and_preprocessing(chain_checkout, challenge_sample):
     content = yaml.safe_load(

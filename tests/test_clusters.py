@@ -110,6 +110,7 @@ def test_the_profile_names_rules_that_exist():
         assert set(wanted[part]) <= rules
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(slurm.missing() is not None, reason=f"no SLURM here: {slurm.missing()}")
 def test_shards_on_a_real_slurm(plan, tmp_path):
     here, there = plan

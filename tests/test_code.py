@@ -154,7 +154,7 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.split(".")[0] 
 """
 
 
-@pytest.mark.parametrize("number", ["01", "06", "13"])
+@pytest.mark.parametrize("number", ["01", "13"])
 def test_the_closure_of_a_notebook_holds_what_python_imports(number):
     (notebook,) = (path for path in NOTEBOOKS if path.name.startswith(number))
     done = subprocess.run(
@@ -274,6 +274,7 @@ def test_a_change_of_code_makes_the_steps_that_import_it_stale_and_no_other(chec
     assert "nothing to do" in run(checkout, "chain")
 
 
+@pytest.mark.slow
 @pytest.mark.chain
 def test_a_result_stays_until_other_code_has_made_a_better_one(checkout):
     """What a failing change has not replaced is fresh again when the change is taken back."""

@@ -186,6 +186,7 @@ def session(folder, kernel):
     return "".join(o.get("text", "") for c in cells for o in c.get("outputs", ())), working / "runs"
 
 
+@pytest.mark.slow
 @pytest.mark.chain
 def test_a_session_stops_in_time_and_the_next_one_goes_on(checkout, tmp_path, monkeypatch):
     load(checkout, **{"03_train_b0": {"patient": True}})

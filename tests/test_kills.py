@@ -229,7 +229,6 @@ def test_a_step_that_is_no_longer_whole_is_done_again_and_no_other(checkout):
     damages = {
         "cache.bin is missing": (second / "cache.bin").unlink,
         "weights.bin has 1 bytes instead of 3": lambda: (second / "weights.bin").write_text("1"),
-        "is damaged": lambda: (second / receipts.NAME).write_text('{"step": '),
     }
     for times, (said, damage) in enumerate(damages.items(), start=2):
         damage()
@@ -280,13 +279,14 @@ part = "1/1"
 
 # %%
 import os, time
-from lib import paths, training
+from lib import paths
 out = paths.output_folder(run_dir, output)
 root = paths.project_root()
 trainings = paths.resolve(run_dir) / "trainings"
 
 # %% tags=["trainings"]
-for seed in training.part_of(seeds, part):
+k, n = map(int, part.split("/"))
+for seed in seeds[k - 1 :: n]:
     folder = trainings / f"seed {seed}"
     if (folder / "model.json").exists():
         continue
@@ -500,6 +500,7 @@ def train(root, stop_at="", step="03_train_b0"):
     return start(root, *command, stop_at=stop_at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "settings"),
     [HEAD, pytest.param(*FINE_TUNING, marks=on_a_gpu)],
@@ -556,8 +557,8 @@ def test_a_killed_training_ends_with_the_numbers_of_an_undisturbed_one(
 
 @pytest.mark.parametrize(
     ("begin", "stop_at"),
-    [(train, ""), (train, "between"), (start_chain, "")],
-    ids=["a step", "a step whose kernel is killed", "the chain"],
+    [(train, "between"), pytest.param(start_chain, "", marks=pytest.mark.slow)],
+    ids=["a step whose kernel is killed", "the chain"],
 )
 def test_a_training_leaves_nothing_in_the_temporary_folder(
     training_checkout, monkeypatch, begin, stop_at

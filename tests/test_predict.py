@@ -79,7 +79,7 @@ def test_onnx_gives_what_keras_gives(run, model):
     "network",
     [
         models.Network("B0", "EfficientNetB0", crop=32, colour="grey"),
-        models.Network("V2M", "EfficientNetV2B0", crop=32),
+        pytest.param(models.Network("V2M", "EfficientNetV2B0", crop=32), marks=pytest.mark.slow),
         models.Network("B0", "PolarNet", crop=96, colour="grey", view="polar"),
         models.Network("B0", "ArmNet", crop=72, view="polar", activation="linear", amplitudes=True),
     ],

@@ -433,6 +433,7 @@ def test_real_identifiers_match_another_catalogue(gz2_tables):
 # ---- cost
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_million_galaxies_are_read_and_selected_within_2_gigabytes(tmp_path):
     """In a process of its own, from the CSV files to the sample, images aside."""

@@ -237,6 +237,7 @@ def _zoobot_python():
     return sys.executable if all(importlib.util.find_spec(n) for n in needed) else None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     _zoobot_python() is None,
     reason="needs tf-keras, keras-applications and tensorboard (test extra) or $ZOOBOT_PYTHON",
