@@ -8,7 +8,7 @@
 PROFILE ?= mock
 DATA ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 # A variable as one word for the shell, which then takes no part of a path for a command.
 quoted = '$(subst ','\'',$(value $(1)))'
 VENV := .venv
@@ -49,7 +49,7 @@ verify: $(READY)
 # The environment: uv where its wheel installs, pip as the fall-back. Both compile what they install:
 # where Python may not keep compiled files, each kernel took 20 s to import TensorFlow, not 8.
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no newer): make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
 	  && $(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python --requirement requirements.lock \

@@ -29,14 +29,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def step_folder(run_dir: str | Path, step: str) -> Path:
-    """Folder that an earlier step wrote, checked for existence.
-
-    Parameters
-    ----------
-    run_dir : path
-        Folder of the run, e.g. ``runs/mock``.
-    step : str
-        Folder of the step below it, e.g. ``02_preprocessing``.
+    """Folder that an earlier step of a run (``runs/mock``) wrote.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import yaml
 from conftest import ROOT
 from sklearn import metrics
 
-from lib.workflow import book
+from lib.workflow import book, profiles
 
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/architecture.md"]
 PAGES += ["docs/extending.md", "docs/clusters.md", "docs/glossary.md", "tests/benchmarks/README.md"]
@@ -189,6 +189,13 @@ def test_figures_are_told_about():
     pages = "".join(p.read_text() for p in (ROOT / "docs" / "reports").glob("*.md"))
     for path in (ROOT / "figures").rglob("*.png"):
         assert f"(../../{path.relative_to(ROOT).as_posix()})" in pages
+
+
+def test_papermill_is_told_parameters_that_the_notebook_has():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ((notebook, given),) = re.findall(r"papermill notebooks/(\w+).ipynb out.ipynb (-p .+)", text)
+    names = given.split()[1::3]
+    assert names and set(names) <= profiles.default_parameters(notebook).keys()
 
 
 CLUSTERS = re.findall(

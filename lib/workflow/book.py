@@ -60,19 +60,10 @@ WEIGHTS = {"mock": "bundled", "votes": "bundled, with real votes", "none": "rand
 
 
 def render(source: Path, executed: Path, made_by: str | None = None) -> nbformat.NotebookNode:
-    """A notebook's source with the outputs of its executed copy.
+    """A notebook's source (py:percent) with the outputs of its copy that papermill has executed.
 
-    Parameters
-    ----------
-    source, executed : Path
-        The py:percent file, and the notebook that papermill has run.
-    made_by : str, optional
-        What made the outputs, as Markdown, for the first code cell.
-
-    Raises
-    ------
-    InputError
-        If the two differ in code or words: the source has changed since the run.
+    `made_by` says what made the outputs, as Markdown, for the first code cell. Raises InputError if
+    the two differ in code or words: the source has changed since the run.
     """
     notebook, run = jupytext.read(source), nbformat.read(executed, as_version=4)
     injected = [c for c in run.cells if "injected-parameters" in c.metadata.get("tags", [])]
@@ -133,8 +124,8 @@ def _is_real(profile: profiles.Profile) -> bool:
 def made_by(profile: profiles.Profile, step: str) -> str:
     """What made a step's outputs, in a line of Markdown, from its receipt.
 
-    It says whether the galaxies are simulated or real and how many they are, the profile, the
-    networks with their weights at the start, the time and the commit.
+    Simulated or real galaxies and their number, profile, networks with their weights at the start,
+    time and commit.
     """
     run_dir = resolve(profile.run_dir)
     receipt, galaxies = receipts.read(run_dir / step), ""
@@ -204,13 +195,8 @@ def rows(profile: profiles.Profile) -> list[dict[str, str]]:
     """Rows of README's table for a finished run.
 
     All methods on the same galaxies (notebook 09), the networks as published (03, 04), and the best
-    arm counter on galaxies that were set aside (12).
-
-    Returns
-    -------
-    list of dict
-        ``method``, ``data``, ``protocol``, ``decision``, ``n`` (galaxies), and those of `SCORES`
-        with their 95 % intervals.
+    arm counter on galaxies that were set aside (12): ``method``, ``data``, ``protocol``,
+    ``decision``, ``n`` (galaxies), and those of `SCORES` with their 95 % intervals.
     """
     folder, found = resolve(profile.run_dir), []
     data = f"{profile.description.split(',')[0]} (`{profile.name}`)"
@@ -272,13 +258,7 @@ def read() -> list[dict]:
 
 
 def write_table(page: Path) -> None:
-    """Put `table` between the two markers of a page.
-
-    Raises
-    ------
-    InputError
-        If a marker is missing.
-    """
+    """Put `table` between the two markers of a page; InputError if a marker is missing."""
     before, start, rest = page.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):

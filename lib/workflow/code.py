@@ -28,21 +28,10 @@ RUNNERS = frozenset(
 def closure(path: str | Path) -> dict[str, str]:
     """Hash of every file of `lib` that a Python file imports, directly or through others.
 
-    Parameters
-    ----------
-    path : path
-        A notebook's source, or a module of `lib`, which then is part of the result itself.
-
-    Returns
-    -------
-    dict of str to str
-        File, as in ``lib/selection.py``, to the SHA-256 of its code; `RUNNERS` are left out.
-        This process reads each module of `lib` once: it goes on running what it has imported.
-
-    Raises
-    ------
-    InputError
-        If one of the files is not valid Python.
+    `path` is a notebook's source, or a module of `lib`, which then is part of the result itself.
+    Returns file, as in ``lib/selection.py``, to the SHA-256 of its code, without `RUNNERS`. This
+    process reads each module of `lib` once: it goes on running what it has imported. Raises
+    InputError if one of the files is not valid Python.
     """
     path, found = Path(path).resolve(), {}
     inside = path.is_relative_to(PACKAGE)

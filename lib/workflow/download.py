@@ -148,20 +148,9 @@ def fetch_profile(name: str, data_dir: str | None = None) -> None:
 def fetch(survey: str, data_dir: str | Path, *, masses: bool = False) -> None:
     """Get a survey's files, or say which of them cannot be had and what to do.
 
-    Parameters
-    ----------
-    survey : str
-        A key of `DATASETS`.
-    data_dir : path
-        Folder to put them into; a relative path starts at the project root.
-    masses : bool
-        Whether the MPA-JHU catalogues are wanted too.
-
-    Raises
-    ------
-    InputError
-        If the survey is unknown, a file cannot be had, or one in `data_dir` is not what it should
-        be; such a file is never replaced.
+    `survey` is a key of `DATASETS`; `data_dir` starts at the project root if it is relative;
+    `masses` asks for the MPA-JHU catalogues too. Raises InputError if the survey is unknown, a file
+    cannot be had, or one in `data_dir` is not what it should be; such a file is never replaced.
     """
     if survey not in DATASETS:
         raise InputError(f"survey {survey!r} has no downloads: choose {', '.join(DATASETS)}")
@@ -363,24 +352,11 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def unpack(archive: Path, member: str, target: Path, count: int | None = None) -> None:
-    """Unpack a zip file, and put one file or folder of it into place when it is whole.
+    """Unpack a zip file, and put one file or folder of it, `member`, into place when it is whole.
 
-    Parameters
-    ----------
-    archive : Path
-        Zip file.
-    member : str
-        File or folder in it that is wanted.
-    target : Path
-        Where that ends up; a link there is replaced.
-    count : int, optional
-        JPEG files that a folder must have.
-
-    Raises
-    ------
-    InputError
-        Before anything is written: a file in it would leave the folder or is a link, or the disk
-        has no room. Afterwards: damage, or not what is wanted; then nothing stays.
+    A link at `target` is replaced; `count` JPEG files are expected in a folder. Raises InputError
+    before anything is written if a file in it would leave the folder or is a link, or the disk has
+    no room; afterwards for damage, or if it is not what is wanted: then nothing stays.
     """
     staging = target.with_name(f".{target.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)

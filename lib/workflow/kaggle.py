@@ -41,31 +41,12 @@ CODE = "spiral-arms-code"
 def build(
     profile_name: str, out: str | Path, user: str, *, hours: float = 11.0, resume: bool = False
 ) -> tuple[Path, Path]:
-    """Make the folders to upload, and print the commands that do it.
+    """Make the folders of dataset and kernel, and print the commands that upload them.
 
-    Parameters
-    ----------
-    profile_name : str
-        Profile that the kernel runs.
-    out : path
-        Where the folders are put; earlier ones of the same names are replaced.
-    user : str
-        Name on Kaggle.
-    hours : float
-        Time after which a session stops by itself, below Kaggle's limit of 12.
-    resume : bool
-        Attach what the kernel's last session left; it must have run already.
-
-    Returns
-    -------
-    code, kernel : Path
-        The dataset's folder and the kernel's.
-
-    Raises
-    ------
-    InputError
-        If there is no user, the profile is unknown, the time is not possible, or the wheel could
-        not be built.
+    Folders of the same names in `out` are replaced. `user` is the name on Kaggle; after `hours` a
+    session stops by itself, below Kaggle's limit of 12; `resume` attaches what the kernel's last
+    session left, which must have run already. Raises InputError if there is no user, the profile is
+    unknown, the time is not possible, or the wheel could not be built.
     """
     if not user:
         raise InputError("your name on Kaggle is missing: give --user or set KAGGLE_USERNAME")
@@ -152,14 +133,10 @@ def _needed() -> set[str]:
 
 
 def restore(profile: profiles.Profile) -> list[str]:
-    """Take over what an earlier session of the kernel left: steps that are done or begun.
+    """Take over what an earlier session of the kernel left; returns the steps that are done.
 
-    Results of other parameters are dropped; those of other code are found by `lib.workflow.steps`.
-
-    Returns
-    -------
-    list of str
-        Steps that are done.
+    Steps that are begun are taken over too. Results of other parameters are dropped; those of other
+    code are found by `lib.workflow.steps`.
     """
     attached, run_dir = Path(os.environ.get("KAGGLE_INPUT", "/kaggle/input")), profile.run_dir
     # Kaggle mounts the output of a kernel directly below the inputs or, lately, by its owner.

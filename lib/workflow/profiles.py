@@ -55,15 +55,8 @@ _Yaml.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"\Z"), [""])
 class Profile:
     """A checked profile.
 
-    Attributes
-    ----------
-    name, description : str
-    steps : tuple of str
-        Notebooks to run, by name without suffix.
-    skipped : dict of str to str
-        Steps this survey cannot have, and why.
-    overrides : dict of str to dict
-        Parameters of each step that differ from its notebook's defaults.
+    Notebooks to run, by name; steps that this survey cannot have, and why; for each step the
+    parameters that differ from its notebook's defaults.
     """
 
     name: str
@@ -90,13 +83,7 @@ class Profile:
 
 
 def notebook_path(step: str) -> Path:
-    """Source (py:percent) of a notebook.
-
-    Raises
-    ------
-    InputError
-        If there is no such notebook.
-    """
+    """Source (py:percent) of a notebook; InputError if there is no such notebook."""
     path = project_root() / "notebooks" / f"{step}.py"
     if not path.is_file():
         known = ", ".join(p.stem for p in sorted(path.parent.glob("[0-9]*.py")))
@@ -108,12 +95,8 @@ def default_parameters(step: str) -> dict[str, object]:
     """Names and default values in a notebook's `parameters` cell, and in one tagged `hardware`.
 
     The latter stands before the former: papermill puts a run's own values after `parameters`.
-
-    Raises
-    ------
-    InputError
-        If the notebook has not exactly one `parameters` cell, if hardware comes after it, or if
-        they hold more than literals.
+    Raises InputError unless there is exactly one `parameters` cell, after the hardware, of literals
+    only.
     """
     path = notebook_path(step)
     return dict(_read_parameters(path, path.stat().st_mtime_ns))
@@ -191,13 +174,8 @@ def weights_files(step: str, settings: dict[str, object]) -> list[Path]:
 def check_parameters(step: str, parameters: dict[str, object]) -> None:
     """Refuse parameters that the notebook does not have, or whose type it does not expect.
 
-    An integer may stand for a float; a parameter whose default is None takes any value, and any
-    parameter whose default is a path or a name takes no None.
-
-    Raises
-    ------
-    InputError
-        Names the notebook, the parameter, the value and what is allowed.
+    An integer may stand for a float; a parameter whose default is None takes any value, no other
+    one takes None. The InputError names the notebook, the parameter, the value and what is allowed.
     """
     defaults = default_parameters(step)
     for name, value in parameters.items():
@@ -228,19 +206,10 @@ def names() -> list[str]:
 
 
 def load(name: str, data_dir: str | None = None) -> Profile:
-    """Read and check a profile.
+    """Read and check a profile, by the name of its file without suffix.
 
-    Parameters
-    ----------
-    name : str
-        Name of a file in ``notebooks/profiles``, without suffix.
-    data_dir : str, optional
-        Folder of the survey's data; takes the place of the profile's own.
-
-    Raises
-    ------
-    InputError
-        If there is no such profile, or if a key, step, parameter or type in it is unknown.
+    `data_dir`, the folder of the survey's data, takes the place of the profile's own. Raises
+    InputError if there is no such profile, or if a key, step, parameter or type in it is unknown.
     """
     path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.is_file():

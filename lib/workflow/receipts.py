@@ -120,13 +120,8 @@ def package_versions() -> dict[str, str]:
 def write(folder: str | Path, facts: dict[str, object]) -> None:
     """Write the receipt of a step into its folder, last and atomically.
 
-    Parameters
-    ----------
-    folder : path
-        Folder with everything the step has written.
-    facts : dict
-        What only the runner knows: step, parameters, inputs, wall time, peak memory, and
-        `code_state` as it was when the step began; without that, as it is now.
+    `facts` are what only the runner knows: step, parameters, inputs, wall time, peak memory, and
+    `code_state` as it was when the step began; without that, as it is now.
     """
     outputs = hash_folder(folder)
     receipt = {
@@ -143,13 +138,7 @@ def write(folder: str | Path, facts: dict[str, object]) -> None:
 
 
 def read(folder: str | Path) -> dict[str, object]:
-    """Read a step's receipt.
-
-    Raises
-    ------
-    InputError
-        If there is none, or if it is not whole.
-    """
+    """Read a step's receipt; InputError if there is none, or if it is not whole."""
     path = Path(folder) / NAME
     try:
         receipt = json.loads(path.read_text(encoding="utf-8"))
@@ -167,12 +156,8 @@ def read(folder: str | Path) -> dict[str, object]:
 def unfit(folder: str | Path) -> list[str]:
     """Why a step does not count as done, as far as names and sizes of its files tell.
 
-    Quick, for every start of the chain; `verify` reads all files.
-
-    Returns
-    -------
-    list of str
-        One line for a damaged receipt, or per file that is missing or of another size.
+    One line for a damaged receipt, or per file that is missing or of another size. Quick, for every
+    start of the chain; `verify` reads all files.
     """
     try:
         receipt = read(folder)
@@ -189,13 +174,7 @@ def unfit(folder: str | Path) -> list[str]:
 
 
 def verify(folder: str | Path) -> list[str]:
-    """Hash a finished step's files again and name what no longer agrees with its receipt.
-
-    Returns
-    -------
-    list of str
-        One line per missing, changed or added file; empty if all is as it was.
-    """
+    """Hash a finished step's files again; a line for each that was changed, removed or added."""
     folder = Path(folder)
     then, now = read(folder)["outputs"], hash_folder(folder)
     return (

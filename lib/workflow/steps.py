@@ -255,17 +255,9 @@ def execute(
 ) -> int | None:
     """Run a notebook by papermill; its executed copy and its log end up in `staging`.
 
-    `notebook` has the cells to run, where these are not all of the step's.
-
-    Returns
-    -------
-    int or None
-        Most memory that its kernel had at a time, resident, in MiB; None if it can't be told.
-
-    Raises
-    ------
-    StepError
-        If a cell raised or the kernel died; the failed notebook is kept and named.
+    `notebook` has the cells to run, where these are not all of the step's. Returns the most memory
+    that its kernel had at a time, resident, in MiB; None if it can't be told. Raises StepError if a
+    cell raised or the kernel died; the failed notebook is kept and named.
     """
     target, running = staging / f"{step}.ipynb", staging / f".{step}.running.ipynb"
     source, failed = staging / f".{step}.source.ipynb", staging / f"{step}.failed.ipynb"
@@ -307,30 +299,12 @@ def run(
     after: list[str] | None = None,
     label: str | None = None,
 ) -> Path:
-    """Run one notebook and put its results into ``<run_dir>/<output>``.
+    """Run one notebook and put its results into ``<run_dir>/<output>``, the folder returned.
 
-    Parameters
-    ----------
-    step : str
-        Name of the notebook without suffix.
-    parameters : dict
-        Parameters that differ from the notebook's defaults.
-    after : list of str, optional
-        Receipts of the steps that this one reads.
-    label : str, optional
-        How the console's progress lines name the step; empty for none.
-
-    Returns
-    -------
-    Path
-        The folder with the results and the receipt.
-
-    Raises
-    ------
-    InputError
-        If a parameter is unknown or mistyped, before anything starts.
-    StepError
-        If the notebook stopped; the earlier result of the step, if any, is left as it was.
+    `parameters` are those that differ from the notebook's defaults, `after` the receipts of the
+    steps that it reads; `label` names the step in the console's progress lines, empty for none.
+    Raises InputError before anything starts if a parameter is unknown or mistyped, StepError if the
+    notebook stopped; an earlier result of the step is then left as it was.
     """
     profiles.check_parameters(step, parameters)
     mark = fingerprint(step, parameters, after or [])
@@ -346,23 +320,9 @@ def run(
 def run_part(step: str, parameters: dict[str, object], part: str) -> None:
     """Run a notebook up to its trainings, of which it does a part; they stay in their own folders.
 
-    The ordinary run of the step, after all parts, finds them there.
-
-    Parameters
-    ----------
-    step : str
-        Name of a notebook with a cell tagged ``trainings`` and the parameter `part`.
-    parameters : dict
-        Parameters that differ from the notebook's defaults.
-    part : str
-        ``k/n``.
-
-    Raises
-    ------
-    InputError
-        If the notebook has no such cell or parameter, before anything starts.
-    StepError
-        If the notebook stopped; what it has trained stays.
+    The ordinary run of the step, after all parts, finds them there. `part` is ``k/n``. Raises
+    InputError before anything starts if the notebook has no cell tagged ``trainings`` or no
+    parameter `part`; StepError if it stopped; what it has trained stays.
     """
     parameters = {**parameters, "part": part}
     profiles.check_parameters(step, parameters)

@@ -73,23 +73,9 @@ _WITH_PATH = ("imagenet", "zoobot-hub", "zoobot-checkpoint")
 def variant(weights: str, architecture: str, *, channels: int) -> BackboneVariant:
     """Say how the graph of a backbone has to be for these weights.
 
-    Parameters
-    ----------
-    weights : str
-        A source of weights, see `lib.networks.weights`.
-    architecture : str
-        Class name in ``keras.applications``, e.g. ``EfficientNetB0``.
-    channels : int
-        1 (grey) or 3.
-
-    Returns
-    -------
-    BackboneVariant
-
-    Raises
-    ------
-    InputError
-        If the source is unknown, or the hub's configuration is out of reach or not understood.
+    `architecture` is a class name in ``keras.applications``, `channels` 1 (grey) or 3. Raises
+    InputError if the source is unknown, or the hub's configuration is out of reach or not
+    understood.
     """
     source, path, revision = _parse(weights)
     if source == "zoobot-hub":

@@ -37,7 +37,7 @@ OVERLAPS = ("refuse", "leave out")
 
 
 def bundled_path(network: str, channels: int, folder: str | Path | None = None) -> Path:
-    """File of a network's bundled weights; `folder` is ``data/weights`` by default."""
+    """File of a network's bundled weights."""
     folder = project_root() / "data" / "weights" if folder is None else Path(folder)
     return folder / f"{network}-{channels}ch.safetensors"
 
@@ -69,11 +69,9 @@ def save_bundled(
         How it was made (data, seed, command, code version, training curve, scores): JSON types.
     folder : path, optional
         ``data/weights`` of the project by default.
-    survey : str, optional
-        Survey of the real galaxies whose votes it has learnt from, as `lib.surveys` names it.
-    galaxy_ids : iterable of int, optional
-        Their identifiers, ascending; kept beside the card, which gets their number and hash as
-        ``trained_on``.
+    survey, galaxy_ids : optional
+        Survey and ascending identifiers of the real galaxies whose votes it has learnt from; kept
+        beside the card, which gets their number and hash as ``trained_on``.
 
     Returns
     -------
@@ -99,6 +97,7 @@ def save_bundled(
     path = bundled_path(backbone.name, backbone.input_shape[-1], folder)
     with atomic(path) as temporary:
         safetensors.numpy.save_file(tensors, temporary)
+    card_path = path.with_suffix(".json")
     facts = {
         "file": path.name,
         "network": backbone.name,
@@ -115,32 +114,18 @@ def save_bundled(
             "galaxies": len(ids),
             "identifiers_sha256": identifiers_sha256(ids),
         }
-    with atomic(path.with_suffix(".json")) as temporary:
+    with atomic(card_path) as temporary:
         temporary.write_text(json.dumps({**card, **facts}, indent=2) + "\n", encoding="utf-8")
-    return path, path.with_suffix(".json")
+    return path, card_path
 
 
 def load_bundled(
-    backbone: keras.Model,
-    folder: str | Path | None = None,
-    *,
-    source: str = "mock",
+    backbone: keras.Model, folder: str | Path | None = None, *, source: str = "mock"
 ) -> dict:
-    """Load the bundled weights of a backbone.
+    """Load the bundled weights of a backbone of the plain variant, in place.
 
-    Parameters
-    ----------
-    backbone : keras.Model
-        Backbone of the plain variant; changed in place.
-    folder : path, optional
-        ``data/weights`` of the project by default.
-    source : {"mock", "votes"}
-        What the weights must have learnt from.
-
-    Returns
-    -------
-    dict
-        See `lib.networks.weights.initialise`; ``card`` is the card's content.
+    `source` is what they must have learnt from, "mock" or "votes"; `folder` is ``data/weights`` by
+    default. Returns what `lib.networks.weights.initialise` does; ``card`` is the card's content.
 
     Raises
     ------
@@ -186,21 +171,9 @@ def load_bundled(
 def learnt_from(
     backbone: str, channels: int = 3, folder: str | Path | None = None
 ) -> tuple[str, np.ndarray]:
-    """Real galaxies whose votes the bundled weights of a backbone have learnt from.
+    """Survey and identifiers (int64) of the real galaxies that bundled weights have learnt from.
 
-    Parameters
-    ----------
-    backbone : str
-        Name of a backbone whose weights are of the source ``votes``.
-    channels : int
-    folder : path, optional
-        ``data/weights`` of the project by default.
-
-    Returns
-    -------
-    survey : str
-        Survey whose identifiers these are.
-    galaxy_ids : ndarray of int64
+    `backbone` is the name of one whose weights are of the source "votes".
 
     Raises
     ------
@@ -239,10 +212,8 @@ def unseen(
     ----------
     sample : DataFrame
         With `galaxy_id`; ``attrs["survey"]`` names its survey, as notebook 01 writes it.
-    weights : str
-        Where the weights come from; only ``votes`` have learnt from galaxies that are listed.
-    backbone : str
-    channels : int
+    weights, backbone, channels
+        The network; only weights from "votes" have learnt from galaxies that are listed.
     overlap : {"refuse", "leave out"}
         What is done about galaxies that have been learnt from.
     folder : path, optional
@@ -258,8 +229,7 @@ def unseen(
     Raises
     ------
     InputError
-        If `overlap` is unknown, if there is an overlap and it is to be refused, or if the list of
-        galaxies is missing.
+        If there is an overlap and it is to be refused, or the list of galaxies is missing.
     """
     if overlap not in OVERLAPS:
         raise InputError(f"overlap = {overlap!r}: choose one of {', '.join(OVERLAPS)}")

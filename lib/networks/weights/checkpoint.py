@@ -30,16 +30,10 @@ _RENAMED = {"depthwise_kernel": "kernel"}
 
 
 def load(backbone: keras.Model, path: str) -> dict:
-    """Load the encoder of a Zoobot checkpoint.
+    """Load the encoder of a Zoobot checkpoint into an EfficientNetB0, in place.
 
     The head, the optimizer's slots, random generators' states and step counters are not read.
-
-    Parameters
-    ----------
-    backbone : keras.Model
-        EfficientNetB0; changed in place.
-    path : str
-        Checkpoint without its ending ``.index``, or the folder that holds it.
+    `path` is the checkpoint without its ending ``.index``, or the folder that holds it.
 
     Returns
     -------
@@ -83,26 +77,11 @@ def _data_files(prefix: Path) -> list[Path]:
 
 
 def read_encoder(prefix: Path, wanted: list[str]) -> dict[str, np.ndarray]:
-    """Tensors of the encoder in a checkpoint.
+    """Tensors of the encoder in a checkpoint, by ``<layer>/<variable>``.
 
-    Parameters
-    ----------
-    prefix : Path
-        Checkpoint without its ending ``.index``.
-    wanted : list of str
-        Names of the network's tensors in its order, see
-        `lib.networks.weights.tensors.named_variables`.
-
-    Returns
-    -------
-    dict of str to array
-        By ``<layer>/<variable>``: those of `wanted`, and those of other layers of an
-        EfficientNet, for the check of names to report.
-
-    Raises
-    ------
-    InputError
-        If the checkpoint or one of its tensors cannot be read.
+    `prefix` is the path without its ending ``.index``, `wanted` the names of the network's tensors
+    in its order. Returned are those, and those of other layers of an EfficientNet, for the check of
+    names to report. Raises InputError if the checkpoint or one of its tensors cannot be read.
     """
     import tensorflow as tf
 

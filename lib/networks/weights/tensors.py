@@ -32,26 +32,11 @@ def named_variables(backbone: keras.Model) -> dict[str, keras.Variable]:
 def assign(backbone: keras.Model, tensors: Mapping[str, np.ndarray], source: str) -> str:
     """Put tensors into a backbone if, and only if, every name and shape fits.
 
-    Parameters
-    ----------
-    backbone : keras.Model
-        Changed in place.
-    tensors : mapping of str to array
-        One float array per name of `named_variables`, in Keras' layout; the stem's kernel may
-        have three input channels where the backbone has one, and is then summed over them.
-    source : str
-        File that the tensors came from, for the message.
-
-    Returns
-    -------
-    str
-        ``as stored``, or ``summed`` for a stem that was summed over its input channels.
-
-    Raises
-    ------
-    InputError
-        Lists missing and unexpected names, shapes that differ and values that are not finite; the
-        first problem, in the order of the network, stands first.
+    `tensors` has one float array per name of `named_variables`, in Keras' layout; the stem's kernel
+    may have three input channels where the backbone has one, and is then summed over them.
+    `source`, the file they came from, is for the message. Returns ``as stored``, or ``summed`` for
+    a stem that was summed. The InputError lists missing and unexpected names, shapes that differ
+    and values that are not finite; the first problem, in the order of the network, stands first.
     """
     variables = named_variables(backbone)
     tensors = dict(tensors)
