@@ -1,5 +1,6 @@
 """The checks that run before a commit: their commands are there, and are those of `make`."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -40,3 +41,21 @@ def test_a_hook_is_asked_for_by_some_file(hook):
     if listed.returncode:
         pytest.skip("this is no checkout of git")
     assert [name for name in listed.stdout.splitlines() if re.search(hook["files"], name)]
+
+
+def test_files_of_text_are_opened_with_their_encoding():
+    """Left alone, Python takes that of the locale."""
+    without = []
+    for path in sorted((ROOT / "lib").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call):
+                continue
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            given = [ast.unparse(a) for a in call.args] + [k.arg or "" for k in call.keywords]
+            texts = {"read_text": 0, "write_text": 1}
+            if name in texts and "encoding" not in given and len(call.args) <= texts[name]:
+                without.append(f"{path}:{call.lineno}")
+            binary = any("b" in a for a in given[1:2])
+            if isinstance(call.func, ast.Name) and name == "open" and not binary:
+                without += [] if "encoding" in given else [f"{path}:{call.lineno}"]
+    assert not without

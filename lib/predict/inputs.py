@@ -200,7 +200,7 @@ def _named(paths: list[str]) -> pa.Table:
 
 
 def _from_text(path: Path) -> Iterator[pa.Table]:
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         lines = (line.strip() for line in file)
         yield from _from_paths(line for line in lines if line and not line.startswith("#"))
 

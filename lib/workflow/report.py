@@ -35,7 +35,7 @@ def plain(value):
 def write_json(path: str | Path, data) -> None:
     """Write data as JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def gather(run_dir: str | Path) -> dict:
@@ -62,7 +62,9 @@ def gather(run_dir: str | Path) -> dict:
     for folder in (p for p in sorted(run_dir.glob("[0-9]*_*")) if p.is_dir() and not p.suffix):
         path = folder / ("report.json" if folder.name == COMPARISON else "metrics.json")
         try:
-            steps[folder.name] = json.loads(path.read_text()) if path.is_file() else None
+            steps[folder.name] = (
+                json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            )
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is damaged ({error}): run its step again.") from None
     if not steps:
@@ -134,7 +136,7 @@ def write(run_dir: str | Path) -> dict:
     report = gather(run_dir)
     write_json(resolve(run_dir) / "report.json", report)
     with atomic(resolve(run_dir) / "report.md") as temporary:
-        temporary.write_text(page(report))
+        temporary.write_text(page(report), "utf-8")
     return report
 
 
