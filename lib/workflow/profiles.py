@@ -140,9 +140,9 @@ def _read_parameters(path: Path, changed: int) -> dict[str, object]:
 
 def _is_plain(value) -> bool:
     """Whether papermill writes a value into a notebook, and JSON into a receipt, as it is."""
-    if isinstance(value, list | tuple):
-        return type(value) in (list, tuple) and all(map(_is_plain, value))
-    if isinstance(value, dict):
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    if type(value) is dict:
         return all(type(key) is str and _is_plain(item) for key, item in value.items())
     return value is None or type(value) in (bool, int, float, str)
 
@@ -156,9 +156,13 @@ def weights_files(step: str, settings: dict[str, object]) -> list[Path]:
     files = []
     for value in settings.values():
         if found := re.match("(imagenet|zoobot-hub|zoobot-checkpoint):(.+)", str(value)):
-            path = resolve(found[2])  # a file, a folder, or a checkpoint without its endings
-            beside = path.iterdir() if path.is_dir() else path.parent.glob(f"{path.name}*")
-            files += sorted(file for file in beside if file.is_file())
+            path = resolve(found[2])  # a folder, a file, or a checkpoint without its endings
+            folder, name = path.parent, path.name.removesuffix(".index")
+            if path.is_dir():
+                folder, name = path, ""
+            beside = folder.iterdir() if folder.is_dir() else ()
+            parts = name and f"{name}."
+            files += sorted(p for p in beside if p.is_file() and f"{p.name}.".startswith(parts))
     sources = {settings.get("weights")}
     if '"votes"' in notebook_path(step).read_text(encoding="utf-8"):
         sources.add("votes")  # ArmNet, with whatever parameters
