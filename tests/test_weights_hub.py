@@ -216,9 +216,15 @@ class _Hub(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2] if self.cut else body)
 
     def _describe(self):
-        """The commit and the files of a revision."""
-        siblings = [{"rfilename": name} for name in self.files]
-        facts = {"id": hub.REPOSITORY, "sha": COMMIT, "siblings": siblings}
+        """The commit of a revision, or its files."""
+        facts = {"id": hub.REPOSITORY, "sha": COMMIT}
+        facts["siblings"] = [{"rfilename": name} for name in self.files]
+        if "/tree/" in self.path:
+            oid = "0" * 40
+            facts = [
+                {"type": "file", "path": name, "size": len(content), "oid": oid}
+                for name, content in self.files.items()
+            ]
         body = json.dumps(facts).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

@@ -75,6 +75,8 @@ class _TensorsOnly(pickle.Unpickler):
         return allowed[f"{module}.{name}"]
 
     def persistent_load(self, pid):
+        if not isinstance(pid, tuple):
+            raise ValueError(f"it refers to {pid!r:.20}")
         kind, dtype, key, _location, length, *view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or view not in ([], [None]):
             raise InputError(f"the PyTorch file refers to a {kind!r}, not to a storage of numbers")
