@@ -161,7 +161,7 @@ def made_by(profile: profiles.Profile, step: str) -> str:
 def keep(name: str) -> str:
     """Keep the report of a profile's run and the figures named in `FIGURES`.
 
-    Returns a line that says so, and which steps are not finished; without the comparison of
+    Returns a line that says so, and which steps or figures are missing; without the comparison of
     notebook 09 nothing is taken.
     """
     profile, root = profiles.load(name), project_root()
@@ -170,7 +170,8 @@ def keep(name: str) -> str:
     if report.COMPARISON in missing:
         return f"{profile.run_dir} is not finished ({missing[0]} is missing): nothing is taken"
     found = report.plain({**report.gather(folder), "rows": rows(profile)})
-    figures = {f: kept for f, kept in FIGURES[name].items() if f.split("/")[0] not in missing}
+    figures = {f: kept for f, kept in FIGURES[name].items() if (folder / f).is_file()}
+    missing += [f for f in FIGURES[name] if f not in figures and f.split("/")[0] not in missing]
     text = report.page(found) + "\n## Figures\n"
     for figure, kept in figures.items():
         with atomic(root / "figures" / kept) as temporary:
@@ -182,7 +183,7 @@ def keep(name: str) -> str:
         text += f"Notebook {figure[:2]}. {made_by(profile, figure.split('/')[0])}\n"
     report.write_json(root / REPORTS / f"{name}.json", found)
     _write(root / REPORTS / f"{name}.md", text)
-    without = f"; not finished: {', '.join(missing)}" if missing else ""
+    without = f"; missing: {', '.join(missing)}" if missing else ""
     return f"kept {REPORTS}/{name}.json, {name}.md and {len(figures)} figure(s){without}"
 
 
