@@ -1,8 +1,8 @@
 """spiral-arms: how many arms does a spiral galaxy have, from its image.
 
-The package holds the tested work; the notebooks tell the story. Imports point one way, from
-`schema` at the ground to `steps` at the top, and TensorFlow is imported only by the modules that
-need it, so that catalogue work starts in a second.
+The method is in the notebooks; here is what has to be trusted, or what two of them need. Imports
+point one way, from `schema` at the ground to `workflow` at the top, and TensorFlow is imported only
+by the modules that need it, so that work on catalogues starts in a second.
 """
 
 import os
