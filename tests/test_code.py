@@ -264,13 +264,10 @@ def test_a_change_of_code_makes_the_steps_that_import_it_stale_and_no_other(chec
     stale = "01_sample_selection was made before a change of lib/selection.py"
     printed = run(checkout, "verify", code=1)
     assert stale in printed and "00_mock_survey" not in printed
-    assert "nothing to do" in run(checkout, "chain", "--until", "00_mock_survey")
-    assert times() == done
     printed = run(checkout, "chain")
     assert "01_sample_selection is stale: lib/selection.py changed since" in printed
     assert (labelling / "result.txt").read_text() == "1"
     assert times()[0] == done[0] and times()[1] > done[1]
-    assert "all 2 steps are as" in run(checkout, "verify")
     assert "nothing to do" in run(checkout, "chain")
 
 

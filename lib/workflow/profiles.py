@@ -3,7 +3,7 @@
 A profile is a YAML file in ``notebooks/profiles``::
 
     description: what the run is for
-    steps: [01_sample_selection, ...]       # in the order of the story
+    steps: [01_sample_selection, ...]       # in their order
     skipped: {06_stellar_mass: why}         # steps this survey cannot have
     all: {seed: 1}                          # for every notebook that has the parameter
     03_train_b0: {epochs: 5}                # for one notebook
