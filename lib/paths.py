@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -65,6 +66,12 @@ def output_folder(run_dir: str | Path, step: str) -> Path:
     folder = Path(os.environ["SPIRAL_ARMS_OUTPUT"]) if in_batch() else by_hand
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file as a hexadecimal string."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

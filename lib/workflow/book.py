@@ -29,6 +29,7 @@ from lib import evaluation, paper
 from lib.paths import atomic, project_root, resolve
 from lib.schema import InputError
 from lib.workflow import profiles, receipts, report
+from lib.workflow.processes import exit_status
 
 REPORTS = "docs/reports"
 FIGURES = {
@@ -267,21 +268,16 @@ def write_table(page: Path) -> None:
     _write(page, f"{before}{START}\n{report.markdown(table(read()))}\n{END}{after}")
 
 
-def main() -> int:
-    """Render, keep what is finished, and write README's table; returns the exit status."""
-    try:
-        for source in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
-            notebook, origin = render_from_runs(source)
-            _write(source.with_suffix(".ipynb"), nbformat.writes(notebook) + "\n")
-            print(f"rendered {source.stem} from {origin}")
-        for name in FIGURES:
-            print(keep(name))
-        write_table(project_root() / "README.md")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def write() -> None:
+    """Render, keep what is finished, and write README's table."""
+    for source in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
+        notebook, origin = render_from_runs(source)
+        _write(source.with_suffix(".ipynb"), nbformat.writes(notebook) + "\n")
+        print(f"rendered {source.stem} from {origin}")
+    for name in FIGURES:
+        print(keep(name))
+    write_table(project_root() / "README.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(write))

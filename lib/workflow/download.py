@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from lib import paths
 from lib.schema import InputError
 from lib.workflow import profiles
+from lib.workflow.processes import exit_status
 
 
 @dataclass(frozen=True)
@@ -394,12 +395,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", required=True)
     parser.add_argument("--data", help="folder of the survey's data")
     arguments = parser.parse_args(argv)
-    try:
-        fetch_profile(arguments.profile, arguments.data)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(fetch_profile, arguments.profile, arguments.data)
 
 
 if __name__ == "__main__":

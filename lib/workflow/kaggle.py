@@ -32,6 +32,7 @@ from lib.paths import project_root, resolve
 from lib.schema import InputError
 from lib.workflow import profiles, receipts
 from lib.workflow.download import DATASETS
+from lib.workflow.processes import exit_status
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 TEMPLATE = "notebooks/kaggle/kernel-metadata.json"
@@ -160,20 +161,14 @@ def restore(profile: profiles.Profile) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lib.workflow.kaggle")
-    parser.add_argument("--profile", default="gz2")
+    parser.add_argument("--profile", dest="profile_name", default="gz2")
     parser.add_argument("--out", default="build/kaggle")
     user = os.environ.get("KAGGLE_USERNAME", "")
     parser.add_argument("--user", default=user, help="name on Kaggle; default $KAGGLE_USERNAME")
     parser.add_argument("--hours", type=float, default=11.0, help="time limit of a session")
     text = "attach what the kernel's last session left"
     parser.add_argument("--resume", action="store_true", help=text)
-    given = parser.parse_args(argv)
-    try:
-        build(given.profile, given.out, given.user, hours=given.hours, resume=given.resume)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda given: build(**vars(given)), parser.parse_args(argv))
 
 
 if __name__ == "__main__":

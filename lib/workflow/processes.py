@@ -1,9 +1,13 @@
-"""Processes that end with the one they work for, however it ends."""
+"""Processes: how they end."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from collections.abc import Callable
+
+from lib.schema import InputError
 
 CHAIN = "SPIRAL_ARMS_CHAIN"
 """Environment variable that says that standard input is a pipe which the chain holds open."""
@@ -18,3 +22,13 @@ def end_with_the_chain() -> None:
     """
     if CHAIN in os.environ:
         threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+
+
+def exit_status(work: Callable, *arguments) -> int:
+    """Do the work of a command; 1 after an error that its user can mend, which is printed."""
+    try:
+        work(*arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 
-from lib.paths import atomic, project_root, resolve
+from lib.paths import atomic, project_root, resolve, sha256
 from lib.schema import InputError
 
 NAME = "receipt.json"
@@ -29,12 +29,6 @@ PACKAGES = (
     *("tensorflow", "tf-keras-vis"),
 )
 """Packages whose versions can change a number."""
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file as a hexadecimal string."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(folder: str | Path) -> dict[str, str]:

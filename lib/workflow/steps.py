@@ -42,7 +42,7 @@ from papermill.exceptions import PapermillExecutionError
 from lib.paths import atomic, project_root, remove_checkpoints, remove_unfinished, resolve
 from lib.schema import InputError
 from lib.workflow import code, profiles, receipts
-from lib.workflow.processes import CHAIN, end_with_the_chain
+from lib.workflow.processes import CHAIN, end_with_the_chain, exit_status
 
 FINGERPRINT = "fingerprint.json"
 LOG = "log.txt"
@@ -56,7 +56,7 @@ MEMORY_KEPT = {
 three quarters of the time when it need not be asked for again."""
 
 
-class StepError(RuntimeError):
+class StepError(InputError):
     """A notebook stopped before its end; the message says why and where to read on."""
 
 
@@ -541,12 +541,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test catches it
             stream.reconfigure(errors="replace")  # what a plain terminal cannot show
-    try:
-        arguments.function(arguments)
-    except (InputError, StepError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(arguments.function, arguments)
 
 
 if __name__ == "__main__":

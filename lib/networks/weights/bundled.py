@@ -19,8 +19,8 @@ import pandas as pd
 import safetensors
 import safetensors.numpy
 
-from lib.networks.weights.tensors import assign, file_sha256, named_variables
-from lib.paths import atomic, project_root
+from lib.networks.weights.tensors import assign, named_variables
+from lib.paths import atomic, project_root, sha256
 from lib.schema import InputError
 
 BUNDLED = {
@@ -103,7 +103,7 @@ def save_bundled(
         "network": backbone.name,
         "channels": backbone.input_shape[-1],
         "parameters": int(sum(tensor.size for tensor in tensors.values())),
-        "sha256": file_sha256(path),
+        "sha256": sha256(path),
     }
     if galaxy_ids is not None:
         ids = [*map(int, galaxy_ids)]
@@ -154,7 +154,7 @@ def load_bundled(
             f"weights = {source!r}: {path.name} is of {card.get('source', 'mock')!r}; choose the "
             "backbone and the weights that belong together (PolarNet and mock, ArmNet and votes)"
         )
-    digest = file_sha256(path)
+    digest = sha256(path)
     if digest != str(expected).lower():
         raise InputError(
             f"{path} has SHA-256 {digest}, not {expected}: the file is damaged or another one. "

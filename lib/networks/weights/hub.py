@@ -22,7 +22,8 @@ from huggingface_hub import constants, snapshot_download
 
 from lib.networks.weights.graph import BackboneVariant
 from lib.networks.weights.pytorch import read_state_dict, timm_layers, to_keras
-from lib.networks.weights.tensors import assign, file_sha256
+from lib.networks.weights.tensors import assign
+from lib.paths import sha256
 from lib.schema import InputError
 
 REPOSITORY = "mwalmsley/zoobot-encoder-efficientnet_b0"
@@ -110,7 +111,7 @@ def load(backbone: keras.Model, files: HubFiles) -> dict:
     stem = assign(backbone, to_keras(state, timm_layers(state)), str(files.weights))
     return {
         "file": files.weights.name,
-        "sha256": file_sha256(files.weights),
+        "sha256": sha256(files.weights),
         "revision": files.revision,
         "stem": stem,
         "repository": REPOSITORY if files.revision else None,

@@ -19,7 +19,8 @@ from keras.src.applications import efficientnet, efficientnet_v2
 
 from lib.networks.weights.graph import PLAIN, BackboneVariant, architecture_class, require_variant
 from lib.networks.weights.pytorch import lite_layers, read_state_dict, to_keras
-from lib.networks.weights.tensors import assign, file_sha256, named_variables
+from lib.networks.weights.tensors import assign, named_variables
+from lib.paths import sha256
 from lib.schema import InputError
 
 URL = "https://storage.googleapis.com/keras-applications/"
@@ -80,7 +81,7 @@ def load(backbone: keras.Model, path: str | None = None) -> dict:
         names = [layer.name for layer in backbone.layers if layer.name.endswith("_dwconv")]
         layers = lite_layers([name.removesuffix("_dwconv") for name in names])
         stem = assign(backbone, to_keras(read_state_dict(file), layers), str(file))
-        return {"file": file.name, "sha256": file_sha256(file), "stem": stem}
+        return {"file": file.name, "sha256": sha256(file), "stem": stem}
     file = _file(backbone.name, path)
     # Keras reads its own file into its own three-channel network, as keras.applications would.
     make = architecture_class(_architecture(backbone))
@@ -94,7 +95,7 @@ def load(backbone: keras.Model, path: str | None = None) -> dict:
             # after Normalization, only with weights="imagenet"); here it is one division.
             ours.set_weights([mean, variance * np.array(STD, variance.dtype), count])
             ours.finalize_state()
-    return {"file": file.name, "sha256": file_sha256(file), "stem": stem}
+    return {"file": file.name, "sha256": sha256(file), "stem": stem}
 
 
 def _is_lite(backbone: keras.Model) -> bool:
@@ -147,8 +148,7 @@ def _file(name: str, path: str | None) -> Path:
             raise InputError(f"ImageNet weights of {name}: {error}. {remedy}") from error
     if not file.is_file():
         raise InputError(f"{file} is missing{'' if path else ', and offline mode is on'}: {remedy}")
-    with open(file, "rb") as content:
-        found = hashlib.file_digest(content, "md5").hexdigest()
+    found = hashlib.md5(file.read_bytes()).hexdigest()
     if found != MD5[name]:
         raise InputError(
             f"{file} has MD5 {found}, not the {MD5[name]} of Keras' {name}_notop.h5: it is damaged "

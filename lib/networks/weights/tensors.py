@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -66,9 +64,3 @@ def assign(backbone: keras.Model, tensors: Mapping[str, np.ndarray], source: str
     for name, variable in variables.items():
         variable.assign(tensors[name].astype("float32"))
     return stem
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
