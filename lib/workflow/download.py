@@ -268,18 +268,19 @@ def _download(file: File, folder: Path, kaggle: str | None) -> Path:
             f"www.kaggle.com/c/{kaggle}, `kaggle competitions download {kaggle}`, unpack that zip "
             f"file into {folder.parent} and run the same command again"
         )
+    path = folder / file.name
+    if path.exists() and (problem := _problem(file, path)):
+        raise InputError(f"{path} {problem}: delete it and run the same command again")
     print(f"{file.name}: downloading from {file.url} ...", flush=True)
     pooch.get_logger().setLevel("WARNING")
     try:
-        transfer = partial(_transfer, file=file)
-        path = pooch.retrieve(file.url, None, fname=file.name, path=folder, downloader=transfer)
+        transfer = partial(_transfer, file=file)  # checks what has arrived
+        pooch.retrieve(file.url, None, fname=file.name, path=folder, downloader=transfer)
     except OSError as error:
         raise InputError(
             f"{file.name}: {error}. What has arrived is kept: make room, run the same command again"
         ) from error
-    if problem := _problem(file, Path(path)):  # pooch leaves a file that is there as it is
-        raise InputError(f"{path} {problem}: delete it and run the same command again")
-    return Path(path)
+    return path
 
 
 def _transfer(url: str, output_file: str, _: object, *, file: File) -> None:
