@@ -16,7 +16,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-import safetensors
 import safetensors.numpy
 
 from lib.networks.weights.tensors import assign, named_variables
@@ -160,11 +159,7 @@ def load_bundled(
             f"{path} has SHA-256 {digest}, not {expected}: the file is damaged or another one. "
             f"{remedy}"
         )
-    try:
-        tensors = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}. {remedy}") from error
-    stem = assign(backbone, tensors, str(path))
+    stem = assign(backbone, safetensors.numpy.load_file(path), str(path))
     return {"file": path.name, "sha256": digest, "stem": stem, "card": card}
 
 

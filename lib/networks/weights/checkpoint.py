@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -85,37 +87,34 @@ def read_encoder(prefix: Path, wanted: list[str]) -> dict[str, np.ndarray]:
     """
     import tensorflow as tf
 
-    try:
+    with _reading(f"checkpoint {prefix}"):
         reader = tf.train.load_checkpoint(str(prefix))
         stored = reader.get_variable_to_shape_map()
-    except Exception as error:  # TensorFlow turns its states into many kinds of exceptions
-        raise InputError(
-            f"checkpoint {prefix} cannot be read: {_first_line(error)}. Fetch it again."
-        ) from error
     if _GRAPH not in stored:
         raise InputError(
             f"checkpoint {prefix} has no object graph, so its {len(stored)} tensors have no names: "
             "use one that Keras' save_weights wrote."
         )
-    try:
+    with _reading(f"checkpoint {prefix}: object graph"):  # at the end of the file: lost by a cut
         keys = _keys(reader.get_tensor(_GRAPH))
-    except Exception as error:
-        # The graph stands at the end of the file, so a file cut short loses it first.
-        raise InputError(
-            f"checkpoint {prefix} is truncated or damaged; first tensor that cannot be read: "
-            f"{_first_unreadable(reader, stored)}. Fetch it again."
-        ) from error
     tensors = {}
     others = [n for n in keys if n not in wanted and re.match(r"(stem|block\d+[a-z]|top)_", n)]
     for name in [n for n in wanted if n in keys] + others:
-        try:
+        with _reading(f"checkpoint {prefix}: tensor {name}"):
             tensors[name] = reader.get_tensor(keys[name])
-        except Exception as error:
-            raise InputError(
-                f"checkpoint {prefix}: tensor {name} cannot be read, the file is truncated or "
-                f"damaged ({_first_line(error)}). Fetch it again."
-            ) from error
     return tensors
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Turn what TensorFlow raises, which is of many kinds, into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{what} cannot be read, the file is truncated or damaged "
+            f"({str(error).partition(chr(10))[0] or type(error).__name__}). Fetch it again."
+        ) from error
 
 
 def _keys(serialised_graph: bytes) -> dict[str, str]:
@@ -133,16 +132,6 @@ def _keys(serialised_graph: bytes) -> dict[str, str]:
     return keys
 
 
-def _first_unreadable(reader, stored: dict[str, list[int]]) -> str:
-    """Key of the first tensor that fails, in the order in which they are stored."""
-    for key in sorted(set(stored) - {_GRAPH}):
-        try:
-            reader.get_tensor(key)
-        except Exception:
-            return key
-    return _GRAPH
-
-
 def _prefix(path: Path) -> Path:
     """Path of a checkpoint without ``.index``; in a folder it is looked for."""
     indices = [path.with_name(path.name.removesuffix(".index") + ".index")]
@@ -154,7 +143,3 @@ def _prefix(path: Path) -> Path:
             f"({len(indices) if path.is_dir() else 0} found). {DOWNLOAD}"
         )
     return indices[0].with_suffix("")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
