@@ -32,12 +32,15 @@ predict: $(READY)
 bench: $(READY)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/benchmarks/bench.py $(if $(SIZE),--size $(SIZE))
 
+# As many processes as cores: more threads in each of them would only wait for one another.
+ONE_THREAD := TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1
+
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES) --dist loadfile
 
 # With what is slow, or needs a browser or a SLURM.
 test-all: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check lib tests notebooks
