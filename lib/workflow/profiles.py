@@ -164,8 +164,9 @@ def weights_files(step: str, settings: dict[str, object]) -> list[Path]:
             parts = name and f"{name}."
             files += sorted(p for p in beside if p.is_file() and f"{p.name}.".startswith(parts))
     sources = {settings.get("weights")}
-    if '"votes"' in notebook_path(step).read_text(encoding="utf-8"):
-        sources.add("votes")  # ArmNet, with whatever parameters
+    text = notebook_path(step).read_text(encoding="utf-8")
+    sources |= {"votes"} if '"votes"' in text else set()  # ArmNet, whatever the parameters
+    sources |= {"mock"} if 'weights="mock"' in text else set()
     if settings.get("real_views"):  # a network that goes on from the simulated galaxies
         sources.add("mock")
     for file in sorted((project_root() / "data" / "weights").glob("*.safetensors")):
