@@ -88,22 +88,19 @@ class Batches(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, number: int) -> None:
-        self._epoch = number
-        self._places, self._copies = self._draw(number)
-
-    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Places of the galaxies of an epoch, in order, and the copy of each."""
+        self._epoch, self._places, self._copies = number, np.arange(len(self.galaxies)), None
         if self.seed is None:
-            return np.arange(len(self.galaxies)), None
+            return
         if self.order == "balanced sampling":
-            places = balanced_order(self.targets.argmax(axis=1), self.seed, epoch)
+            self._places = balanced_order(self.targets.argmax(axis=1), self.seed, number)
         else:
-            places = epoch_order(len(self.galaxies), self.seed, epoch)
+            self._places = epoch_order(len(self.galaxies), self.seed, number)
         # A galaxy that comes again in an epoch is seen as another copy.
-        again = pd.Series(places).groupby(places).cumcount().to_numpy()
+        again = pd.Series(self._places).groupby(self._places).cumcount().to_numpy()
         if self.copies is None:
-            return places, epoch + 10_000 * again
-        return places, (epoch + again) % self.copies
+            self._copies = number + 10_000 * again
+        else:
+            self._copies = (number + again) % self.copies
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -236,27 +233,13 @@ class Resume(keras.callbacks.Callback):
     history, the best weights and the patience of `stopping`. A training that was killed and started
     again with the same settings ends with the same weights as one that was not.
 
-    Parameters
-    ----------
-    folder : path
-        The state is in its folder ``checkpoint``. That of other settings, or of other code of this
-        project (`lib.workflow.code`), is not taken up.
-    settings : dict
-        Everything that decides the training, of JSON types.
-    stopping : keras.callbacks.EarlyStopping
-        Stands before this callback in ``fit``; with ``restore_best_weights``.
-    data : Batches
-        Of the training, which are told their epoch.
+    The state is in ``checkpoint`` in `folder`; that of other `settings` (everything that decides
+    the training, of JSON types), or of other code of this project (`lib.workflow.code`), is not
+    taken up. `stopping`, with ``restore_best_weights``, stands before this callback in ``fit``;
+    `data` are the batches of the training, which are told their epoch.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        settings: dict,
-        *,
-        stopping: keras.callbacks.EarlyStopping,
-        data: Batches,
-    ):
+    def __init__(self, folder: str | Path, settings: dict, *, stopping, data: Batches):
         super().__init__()
         folder = Path(folder) / CHECKPOINT
         self.state, self.best = folder / "state.npz", folder / "best.npz"
@@ -312,12 +295,8 @@ class Resume(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **values, "seconds": seconds})
         if self.stopping.best_epoch == epoch:
             _save_arrays(self.best, self.stopping.best_weights)
-        kept = {
-            "history": self.rows,
-            "best": float(self.stopping.best),
-            "best_epoch": int(self.stopping.best_epoch),
-            "wait": int(self.stopping.wait),
-        }
+        best, wait = float(self.stopping.best), int(self.stopping.wait)
+        kept = {"history": self.rows, "best": best, "best_epoch": self.best_epoch - 1, "wait": wait}
         more = {"fingerprint": np.array(self.fingerprint), "kept": np.array(json.dumps(kept))}
         _save_arrays(self.state, [v.numpy() for v in self._variables()], **more)
 
@@ -474,16 +453,6 @@ def fingerprint(content) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def warm_up(model: keras.Model, inputs: Callable, galaxies, targets, epochs: int) -> None:
-    """Train the head of a network, what follows its features, alone: on images as they are."""
-    number = [layer.name for layer in model.layers].index(networks.FEATURES)
-    encoder = keras.Model(model.input, model.layers[number].output)
-    known = encoder.predict(Batches(inputs, galaxies), verbose=0)
-    head = keras.Sequential([keras.Input(known.shape[1:]), *model.layers[number + 1 :]])
-    head.compile(keras.optimizers.Adam(0.001), loss="categorical_crossentropy")
-    head.fit(known, targets, batch_size=16, epochs=epochs, shuffle=False, verbose=0)
-
-
 def train(
     model: keras.Model,
     inputs: Callable,
@@ -508,8 +477,7 @@ def train(
         See `lib.selection.assign`.
     settings : dict
         Of JSON types, for ``model.json``: `role`, `classes`, `protocol`, `seed`, `epochs` and
-        `batch_size` at least; `copies` and `order` as `Batches` takes them; `head_epochs` of
-        `warm_up`.
+        `batch_size` at least; `copies` and `order` as `Batches` takes them.
     **fit
         More for Keras' ``fit``, e.g. `class_weight`.
     """
@@ -533,9 +501,6 @@ def train(
         copies=settings.get("copies"),
         order=settings.get("order", ORDERS[0]),
     )
-    if settings.get("head_epochs"):
-        known = listed.loc[training, "galaxy_id"], targets[training]
-        warm_up(model, inputs, *known, settings["head_epochs"])
     stopping = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=PATIENCE, restore_best_weights=True
     )

@@ -151,7 +151,7 @@ def head(width, n_classes, seed):
 # ### 2.3 V2M
 #
 # As in notebook 04: all weights are trained, while BatchNorm statistics and stochastic depth stay as
-# in prediction. Where notebook 04 trains the head alone first, `training.train` does so here.
+# in prediction.
 
 
 # %%

@@ -481,26 +481,6 @@ def test_probabilities_of_every_epoch_survive_an_interruption(survey, tmp_path):
     np.testing.assert_array_equal(stored, np.stack([found[0], found[2], found[3]]))
 
 
-def test_a_warm_up_trains_the_head_alone_and_again_alike(survey, tmp_path):
-    table, cache, _ = survey
-    copies, part = images.Copies(cache, 42), table[table["split"] == "train"]
-    targets = training.one_hot(part["label"], CLASSES)
-    model = network()
-    before = [layer.get_weights() for layer in model.layers]
-    training.warm_up(model, copies.get, part["galaxy_id"], targets, 20)
-    for old, layer in zip(before, model.layers, strict=True):
-        changed = {bool((a != b).any()) for a, b in zip(old, layer.get_weights(), strict=True)}
-        assert changed <= {isinstance(layer, layers.Dense)}
-    found = model.predict(copies.get(part["galaxy_id"]), verbose=0)
-    assert (found.argmax(axis=1) == targets.argmax(axis=1)).mean() > 0.6
-    (first, _), (again, _) = (
-        run(survey, tmp_path / name, head_epochs=3, epochs=1) for name in ("a", "b")
-    )
-    pd.testing.assert_frame_equal(first.predictions, again.predictions)
-    without, _ = run(survey, tmp_path / "c", epochs=1)
-    assert (without.predictions["p_1"] != first.predictions["p_1"]).any()
-
-
 def test_what_cannot_be_trained_is_refused(survey, tmp_path):
     table, cache, _ = survey
     grey = images.Copies(images.open_cache(survey[2] / "cache", CROP, "grey"), 42)
