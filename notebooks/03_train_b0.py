@@ -202,11 +202,12 @@ display(counts.style.format("{:,.0f}", na_rep=""))
 # Draw the layers that turn the backbone's output into class probabilities (Fig. 4), as built.
 
 # %%
+tail = model.layers[len(backbone.layers) - 1 :]
 style.show(
-    figures.network_tail(model, backbone_name),
+    figures.network_tail(tail, backbone_name, counts.loc["backbone", "this run"]),
     out / "network.png",
-    f"The last layers of the network on {backbone_name} with the shape and the parameters of each layer's "
-    "output. As Fig. 4 of the paper, where x stands for the backbone.",
+    f"The last layers of the network on {backbone_name}, with the shape of the output and the number "
+    "of parameters of each. As Fig. 4 of the paper, where x stands for the backbone.",
 )
 
 # %% [markdown]

@@ -71,7 +71,7 @@ def test_graph_is_flat_and_ends_as_figure_4(b0):
     tail = model.layers[-4:]
     assert [layer.name for layer in tail] == ["top_activation", "features", "dense", "classes"]
     assert [layer.count_params() for layer in tail] == [0, 0, 1_311_744, 6_150]
-    (axis,) = figures.network_tail(model, "EfficientNetB0").axes
+    (axis,) = figures.network_tail(tail, "EfficientNetB0", 4_048_991).axes
     drawn = " ".join(text.get_text() for text in axis.texts)
     for part in ("EfficientNetB0", "1 x 1 x 1280", "4,048,991 par", "relu", "1,311,744", "softmax"):
         assert part in drawn

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lib import networks
 from lib.figures.style import WIDTH
 from lib.images import bin_pixels, central_crop
 
@@ -58,10 +56,8 @@ def _grid(rows: Sequence[Sequence[np.ndarray]]) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
-def network_tail(model: keras.Model, backbone: str) -> Figure:
-    """Draw the layers of a network from its backbone, the paper's x, to the classes (Fig. 4)."""
-    names = [layer.name for layer in model.layers]
-    tail = model.layers[names.index(networks.LAST_CONVOLUTION) :]
+def network_tail(tail: list, backbone: str, backbone_parameters: int) -> Figure:
+    """Draw the last layers of a network, from that of its backbone, the paper's x (Fig. 4)."""
     figure, axis = plt.subplots(figsize=(WIDTH, 1.4), layout="constrained")
     box = {"boxstyle": "round,pad=0.6", "facecolor": "0.95"}
     for x, layer in enumerate(tail):
@@ -69,7 +65,7 @@ def network_tail(model: keras.Model, backbone: str) -> Figure:
         activation = getattr(getattr(layer, "activation", None), "__name__", "")
         text, parameters = f"{name}\n{activation}".strip(), layer.count_params()
         if x == 0:
-            text, parameters = f"{backbone}\n(backbone)", networks.parameter_counts(model).iloc[0]
+            text, parameters = f"{backbone}\n(backbone)", backbone_parameters
         else:
             ends = {"xy": (x - 0.35, 0.7), "xytext": (x - 0.6, 0.7)}
             axis.annotate("", **ends, arrowprops={"arrowstyle": "-|>"})
