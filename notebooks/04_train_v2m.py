@@ -17,9 +17,10 @@
 # **Question.** How well does a network all of whose weights are trained, the paper's V2M, count
 # spiral arms?
 #
-# **Reproduces** Secs. 3.4, 3.5 and 4.2.2, the V2M column of Table 2 and Fig. 4 of Lee, Soo &
-# Sharoni (arXiv:2412.11696). **Protocol** `published`: the validation galaxies that choose the epoch
-# also give the scores. Notebook 09 has the sound one.
+# **Reproduces** Secs. 3.4, 3.5 and 4.2.2 and the V2M column of Table 2 of Lee, Soo & Sharoni
+# (arXiv:2412.11696); Fig. 4 is in notebook 03, which explains the steps that both have in common.
+# **Protocol** `published`: the validation galaxies that choose the epoch also give the scores.
+# Notebook 09 has the sound one.
 #
 # **Inputs**
 # - `01_sample_selection`: the selected galaxies and their labels
@@ -236,10 +237,10 @@ settings = {
 #
 # Minimise the cross-entropy $L = -\sum_c y_c \ln p_c$ by Adam, which changes each weight by
 # $\Delta\theta = -\eta\,\hat m / (\sqrt{\hat v} + \epsilon)$, about the learning rate $\eta$, however small
-# its gradient is. With the paper's $\eta$ the activations of an EfficientNet-Lite, ReLU6, become 0 for
-# all galaxies, where their gradient is 0 too: with BatchNorm statistics that stay as they are nothing
-# brings them back, and the network predicts one class. Hence the smaller rate. EfficientNetV2-M has
-# swish, which has a gradient on either side of 0.
+# its gradient is. If $\eta$ is too large, most features of an EfficientNet-Lite soon have the same value
+# for all galaxies (exercise 1): its ReLU6 has no gradient below 0 and above 6, and BatchNorm
+# statistics that stay as they are do not bring the activations back. Hence a smaller rate than the
+# paper's, whose EfficientNetV2-M has swish instead.
 
 # %%
 with strategy.scope():
