@@ -284,6 +284,7 @@ for axis, name in zip(axes, ("loss", "accuracy")):
     axis.plot(resume.history["epoch"], resume.history[f"val_{name}"], ".-", label="validation")
     axis.axvline(resume.best_epoch, color="0.4", linestyle=":", label="best epoch")
     axis.set(xlabel="epoch", ylabel={"loss": "cross-entropy / nat"}.get(name, name))
+    axis.xaxis.get_major_locator().set_params(integer=True)
 axes[0].legend()
 style.show(
     figure,

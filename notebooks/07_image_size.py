@@ -270,7 +270,7 @@ for role, colour in (("B0", "#0072B2"), ("V2M", "#D55E00")):
     draw(role, colour, *axes)
 for axis, label in zip(axes, ("macro-F1", "CV of macro-F1 over seeds / %")):
     axis.set(xlabel="side of the crop / px", ylabel=label)
-axes[1].set_ylim(bottom=0)
+axes[1].axhline(0, color="0.8", linewidth=0.8)
 axes[0].legend()
 style.show(
     figure,

@@ -122,7 +122,8 @@ display(counts.assign(paper=pd.Series(paper.CLASS_COUNTS)))
 axes = counts.plot.bar(logy=True, rot=0, figsize=(7, 2.8), title=f"{kind} galaxies")
 for bars in axes.containers:
     axes.bar_label(bars, fmt="{:,.0f}", fontsize=7)
-axes.set(xlabel="arm number m", ylabel="galaxies")
+axes.set(xlabel="arm number m", ylabel="galaxies", ylim=(1, None))
+axes.yaxis.set_major_formatter("{x:,.0f}")
 style.show(
     axes.figure,
     out / "class_counts.png",
