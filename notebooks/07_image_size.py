@@ -301,19 +301,20 @@ report.write_json(
 # Sum up these runs and compare them with the paper.
 
 # %%
-lines = [
-    f"- **{role}**: at every size each run predicts one class for all galaxies: nothing is learnt, and "
-    "no size chosen."
-    for role in choice.index[choice["best"].isna()]
-]
+lines = []
 for row in best.reset_index().itertuples():
     theirs = paper.FIGURE_5.loc[row.role]
+    seeds_say = f"standard deviation {row.sd:.3f} and CV {row.cv:.1%} over {row.n} seeds"
     lines.append(
         f"- **{row.role}**: best at {row.crop} px ({row.sky} px of the survey's images) with a macro-F1 "
-        f"of {row.mean:.3f}, standard deviation {row.sd:.3f}, CV {row.cv:.1%} over {row.n} seeds, on "
-        f"{row.galaxies} {kind} validation galaxies (sampling error {row.sampling:.3f}). Chosen: "
+        f"of {row.mean:.3f}, {seeds_say if row.n > 1 else 'with one seed'}, on {row.galaxies} {kind} "
+        f"validation galaxies (sampling error {row.sampling:.3f}). Chosen: "
         f"{choice.loc[row.role, 'chosen']} px. The paper has {theirs['f1']:.3f} and "
         f"{theirs['cv_percent'] / 100:.1%} at {theirs['size']:.0f} px."
+    )
+for role in choice.index[choice["best"].isna()]:
+    lines.append(
+        f"- **{role}** predicts one class for all galaxies at every size: it learnt nothing."
     )
 display(Markdown("\n".join(lines)))
 
