@@ -77,28 +77,34 @@ v2m_epochs = 2
 part = "1/1"
 
 # %% [markdown]
-# ### 1.3 Galaxies
+# ### 1.3 Settings
+#
+# Read how notebooks 03 and 04 have trained B0 and V2M. Operations are deterministic.
+
+# %%
+base = {
+    role: training.settings_of(paths.step_folder(run_dir, step))
+    for role, step in (("B0", "03_train_b0"), ("V2M", "04_train_v2m"))
+}
+keras.utils.set_random_seed(base["B0"]["seed"])
+tf.config.experimental.enable_op_determinism()
+
+# %% [markdown]
+# ### 1.4 Galaxies
 #
 # The paper's test problem: at most 300 galaxies of m = 2 and of m = 3, split 70 : 30 as in notebooks
 # 03 and 04, whose networks are trained again here at other sizes.
 
 # %%
-out = paths.output_folder(run_dir, output)
+out, trainings = paths.output_folder(run_dir, output), paths.resolve(run_dir) / "trainings"
 prepared = paths.step_folder(run_dir, "02_preprocessing")
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
 sample = sample[images.open_cache(prepared, max(sizes + v2m_sizes)).has(sample["galaxy_id"])]
-base = {
-    role: training.settings_of(paths.step_folder(run_dir, step))
-    for role, step in (("B0", "03_train_b0"), ("V2M", "04_train_v2m"))
-}
 assignment = selection.assign(sample, classes=["2", "3"], seed=base["B0"]["seed"])
-trainings = paths.resolve(run_dir) / "trainings"
-keras.utils.set_random_seed(base["B0"]["seed"])
-tf.config.experimental.enable_op_determinism()
 
 # %% [markdown]
-# ### 1.4 Pixel scale
+# ### 1.5 Pixel scale
 #
 # Read how many pixels of the survey's images make one pixel of the cache, so that sizes can be
 # compared with the paper's.
@@ -325,5 +331,5 @@ display(Markdown("\n".join(lines)))
 #    others are found in the folder of the trainings.
 # 2. Give `sizes` and `v2m_sizes` one size, and B0 five seeds in 1.2. How large is the standard
 #    deviation over seeds beside the sampling error of one run (3.1)?
-# 3. Replace `classes=["2", "3"]` in 1.3 and `["2", "3"]` in 2.4 by `["1", "2"]`, change the labels in
+# 3. Replace `classes=["2", "3"]` in 1.4 and `["2", "3"]` in 2.4 by `["1", "2"]`, change the labels in
 #    3.4, and run all cells: is m = 1 easier to tell from m = 2?

@@ -91,14 +91,12 @@ seed = 42
 
 # %%
 out = paths.output_folder(run_dir, output)
-prepared = paths.step_folder(run_dir, "02_preprocessing")
 base = training.settings_of(paths.step_folder(run_dir, "03_train_b0"))
-cache = images.open_cache(prepared, base["crop"], "grey")
+cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), base["crop"], "grey")
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
 sample = sample[cache.has(sample["galaxy_id"])]
 trainings = paths.resolve(run_dir) / "trainings"
-keras.utils.set_random_seed(base["seed"])
 tf.config.experimental.enable_op_determinism()
 
 # %% [markdown]
@@ -140,6 +138,7 @@ style.show(
 # are kept on disk and shared by all trainings.
 
 # %%
+keras.utils.set_random_seed(base["seed"])
 backbone, _ = networks.backbone(base["backbone"], base["crop"], "grey", base["weights"])
 pooled = layers.GlobalAveragePooling2D()(backbone.output)
 encoder = keras.Model(backbone.input, pooled, name=base["backbone"])
@@ -253,11 +252,10 @@ display(table_3.round(3))
 moved = {}
 for run in as_published:
     matrix = run.confusion("validation")
-    for name in counts:
-        natural = evaluation.at_frequencies(matrix, counts[name].reindex(matrix.index).to_dict())
-        moved[evaluation.option(run), f"F1, frequencies of {name}"] = evaluation.class_report(
-            natural
-        )["f1"]
+    for name, found in counts.reindex(matrix.index).items():
+        natural = evaluation.at_frequencies(matrix, found.to_dict())
+        f1 = evaluation.class_report(natural)["f1"]
+        moved[evaluation.option(run), f"F1, frequencies of {name}"] = f1
 display(pd.DataFrame(moved).round(3))
 
 # %% [markdown]
