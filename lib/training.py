@@ -552,7 +552,7 @@ def check_hardware(precision: str, accumulate: int, jit: bool, devices: str) -> 
         ("devices", devices, ("one", "all")),
     ):
         if value not in choices:
-            raise InputError(f"{name} = {value!r}: choose one of {', '.join(map(str, choices))}")
+            raise InputError(f"{name} = {value!r}: choose from {', '.join(map(str, choices))}")
     if jit and not tf.config.list_physical_devices("GPU"):
         raise InputError("jit = True, but TensorFlow sees no GPU here: set jit = False")
     if devices == "all" and (jit or accumulate > 1 or precision == "mixed_float16"):

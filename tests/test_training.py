@@ -507,9 +507,9 @@ def test_what_cannot_be_trained_is_refused(survey, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"precision": "float64"}, "precision = 'float64': choose one of float32, mixed_bf"),
-        ({"accumulate": 3}, "accumulate = 3: choose one of 1, 2, 4, 8, 16"),
-        ({"devices": "two"}, "devices = 'two': choose one or all"),
+        ({"precision": "float64"}, "precision = 'float64': choose from float32, mixed_bf"),
+        ({"accumulate": 3}, "accumulate = 3: choose from 1, 2, 4, 8, 16"),
+        ({"devices": "two"}, "devices = 'two': choose from one, all"),
         ({"devices": "all", "accumulate": 2}, "accumulate = 2"),
         ({"devices": "all", "precision": "mixed_float16"}, "precision = 'mixed_float16'"),
     ],
