@@ -37,18 +37,14 @@ PATIENCE = 30
 ORDERS = ("every galaxy once", "balanced sampling")
 """How the galaxies of an epoch are drawn."""
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-"""What a training may compute in, as Keras names it."""
-
 _DRAW = 2  # a stream of random numbers below one seed, beside those of `lib.images`
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of inputs for ``fit`` and ``predict``.
+    """Batches of inputs for ``fit`` and ``predict``; Keras must not shuffle: ``shuffle=False``.
 
     With a seed they are training batches: drawn in another order in each epoch, each galaxy as an
-    augmented copy. Without, they are the galaxies as they are, in their order. Keras must not
-    shuffle the batches: ``fit(shuffle=False)``.
+    augmented copy. Without, they are the galaxies as they are, in their order.
 
     Parameters
     ----------
@@ -57,14 +53,12 @@ class Batches(keras.utils.PyDataset):
     galaxies : array-like, (n,)
         Identifiers.
     targets : ndarray of float32, (n, classes), optional
-    batch_size : int
     seed : int, optional
-        Of the order. Which copy is seen in an epoch depends on the epoch alone.
+        Of the order alone.
     copies : int, optional
         Copies of a galaxy that there are; epoch e sees copy e modulo this number. By default there
         are as many as epochs, as published.
-    order : {"every galaxy once", "balanced sampling"}
-        See `balanced_order`.
+    order : one of `ORDERS`
     """
 
     def __init__(
@@ -85,7 +79,6 @@ class Batches(keras.utils.PyDataset):
             raise InputError(f"order = {order!r}: choose one of {', '.join(ORDERS)}")
         self.inputs, self.galaxies, self.targets = inputs, np.asarray(galaxies), targets
         self.batch_size, self.seed, self.copies, self.order = batch_size, seed, copies, order
-        self._length = len(self._draw(0)[0])
         self.epoch = 0
 
     @property
@@ -95,26 +88,23 @@ class Batches(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, number: int) -> None:
-        self._epoch = number
-        self._places, self._copies = self._draw(number)
-
-    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Places of the galaxies of an epoch, in order, and the copy of each."""
+        self._epoch, self._places, self._copies = number, np.arange(len(self.galaxies)), None
         if self.seed is None:
-            return np.arange(len(self.galaxies)), None
+            return
         if self.order == "balanced sampling":
-            places = balanced_order(self.targets.argmax(axis=1), self.seed, epoch)
+            self._places = balanced_order(self.targets.argmax(axis=1), self.seed, number)
         else:
-            places = epoch_order(len(self.galaxies), self.seed, epoch)
+            self._places = epoch_order(len(self.galaxies), self.seed, number)
         # A galaxy that comes again in an epoch is seen as another copy.
-        again = pd.Series(places).groupby(places).cumcount().to_numpy()
+        again = pd.Series(self._places).groupby(self._places).cumcount().to_numpy()
         if self.copies is None:
-            return places, epoch + 10_000 * again
-        return places, (epoch + again) % self.copies
+            self._copies = number + 10_000 * again
+        else:
+            self._copies = (number + again) % self.copies
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-self._length // self.batch_size)
+        return -(-len(self._places) // self.batch_size)
 
     def __getitem__(self, number: int):
         """Batch of the epoch: inputs, or (inputs, targets)."""
@@ -126,22 +116,11 @@ class Batches(keras.utils.PyDataset):
 
 
 def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Positions of the galaxies of an epoch in which every class comes equally often.
+    """Positions (int64) of the galaxies of an epoch in which every class comes equally often.
 
-    As many galaxies as there are, rounded up to a multiple of the classes. Of a large class a part
-    is drawn, each galaxy at most once; a small class is gone through as often as needed. The draw
-    depends on seed and epoch only, so that an interrupted run can be taken up.
-
-    Parameters
-    ----------
-    labels : ndarray of int, (n,)
-        Class number of each training galaxy.
-    seed, epoch : int
-
-    Returns
-    -------
-    ndarray of int64
-        Positions in `labels`, in the order of the epoch.
+    As many galaxies as `labels` (int, (n,)) has, rounded up to a multiple of the classes. Of a
+    large class a part is drawn, each galaxy at most once; a small class is gone through as often
+    as needed. The draw depends on seed and epoch only.
     """
     rng = np.random.default_rng([_DRAW, seed, epoch])
     classes = np.unique(labels)
@@ -154,21 +133,6 @@ def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return rng.permutation(np.concatenate(drawn))
 
 
-def class_weights(labels, classes: tuple[str, ...]) -> dict[int, float]:
-    """Weight of each class in the loss, as ``fit`` takes it: inverse to its frequency.
-
-    The mean over the galaxies is 1, which keeps the scale of the loss and with it the meaning of
-    the learning rate.
-
-    Examples
-    --------
-    >>> class_weights(["1", "2", "2", "2", "2", "2"], ("1", "2"))
-    {0: 3.0, 1: 0.6}
-    """
-    counts = pd.Series(labels).value_counts()
-    return {i: len(labels) / (len(classes) * int(counts[c])) for i, c in enumerate(classes)}
-
-
 class FeatureStore:
     """Features of a frozen backbone, computed when first asked for and kept on disk.
 
@@ -177,37 +141,24 @@ class FeatureStore:
     which of them computes a galaxy's makes no difference: arithmetic on processors depends, in the
     last bits, on the size of a batch and on an image's place in it, so both are always the same.
 
-    Parameters
-    ----------
-    encoder : keras.Model
-        Images to pooled features.
-    copies : Copies
-        Of the images, opened with the encoder's crop and colour.
-    folder : path
-        Where the files are.
-
-    Raises
-    ------
-    InputError
-        If the encoder takes images of another size or colour.
+    The `encoder` makes features, (n, features), of the images of `copies`, which must be opened
+    with its crop and colour (else InputError).
     """
+
+    _kept: tuple = (None, None, None)
 
     def __init__(self, encoder: keras.Model, copies: Copies, folder: str | Path):
         self.folder, self.images, self.encoder = Path(folder), copies, encoder
-        check_input(encoder, copies)
+        if tuple(encoder.input.shape[1:]) != copies.shape:
+            raise InputError(
+                f"the images are opened as {copies.shape} (side, side, channels), the network "
+                f"takes {tuple(encoder.input.shape[1:])}: open the cache with its crop and colour"
+            )
         self.width = encoder.output.shape[-1]
         self.key = fingerprint({**self.settings(), "code": closure_hash(__file__)})[:16]
 
     def get(self, galaxies, copies: np.ndarray | None = None) -> np.ndarray:
-        """Features of some galaxies, float32, (n, features).
-
-        Parameters
-        ----------
-        galaxies : array-like, (n,)
-            Identifiers.
-        copies : ndarray of int, (n,), optional
-            Augmented copy of each; the images as they are by default.
-        """
+        """Features of some galaxies, float32, (n, features), as `lib.images.Copies.get`."""
         rows = self.images.cache.rows(galaxies)
         if copies is None:
             return self._get(rows, None)
@@ -222,15 +173,7 @@ class FeatureStore:
         return {**encoder, **self.images.settings()}
 
     def prepare(self, galaxies, copies: int) -> None:
-        """Compute what is not there yet: galaxies as they are, and their first copies.
-
-        Parameters
-        ----------
-        galaxies : array-like, (n,)
-            Identifiers.
-        copies : int
-            Augmented copies of each.
-        """
+        """Compute what is not there yet: galaxies as they are, and their first copies."""
         rows = self.images.cache.rows(galaxies)
         for copy in (None, *range(copies)):
             self._get(rows, copy)
@@ -260,8 +203,6 @@ class FeatureStore:
         self._kept = (path, known, features)
         return known, features
 
-    _kept: tuple = (None, None, None)
-
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Rows and features of a file; the last file read is kept in memory."""
         if self._kept[0] == path:
@@ -274,10 +215,9 @@ class FeatureStore:
 
 
 def _fixed_places(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Full batches in which row r is always in place r modulo `size`.
+    """Full batches, (n, size), in which row r is always in place r modulo `size`.
 
-    Returns the batches, (n, size), whose free places repeat a row, and where each of `rows` is in
-    their concatenation.
+    Free places repeat a row. And where each of `rows` is in the concatenation of the batches.
     """
     place = rows % size
     batch = pd.Series(place).groupby(place).cumcount().to_numpy()
@@ -293,33 +233,13 @@ class Resume(keras.callbacks.Callback):
     history, the best weights and the patience of `stopping`. A training that was killed and started
     again with the same settings ends with the same weights as one that was not.
 
-    Parameters
-    ----------
-    folder : path
-        The state is in its folder ``checkpoint``. That of other settings, or of other code of this
-        project (`lib.workflow.code`), is not taken up.
-    settings : dict
-        Everything that decides the training, of JSON types.
-    stopping : keras.callbacks.EarlyStopping
-        Stands before this callback in ``fit``; with ``restore_best_weights``.
-    data : Batches
-        Of the training, which are told their epoch.
-
-    Attributes
-    ----------
-    history : DataFrame
-        One row per epoch, of earlier runs too: `epoch` (from 1), `loss`, `accuracy`, `val_loss`,
-        `val_accuracy`, `seconds`.
+    The state is in ``checkpoint`` in `folder`; that of other `settings` (everything that decides
+    the training, of JSON types), or of other code of this project (`lib.workflow.code`), is not
+    taken up. `stopping`, with ``restore_best_weights``, stands before this callback in ``fit``;
+    `data` are the batches of the training, which are told their epoch.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        settings: dict,
-        *,
-        stopping: keras.callbacks.EarlyStopping,
-        data: Batches,
-    ):
+    def __init__(self, folder: str | Path, settings: dict, *, stopping, data: Batches):
         super().__init__()
         folder = Path(folder) / CHECKPOINT
         self.state, self.best = folder / "state.npz", folder / "best.npz"
@@ -328,7 +248,7 @@ class Resume(keras.callbacks.Callback):
 
     @property
     def history(self) -> pd.DataFrame:
-        """Loss and accuracy of every epoch."""
+        """One row per epoch, of earlier runs too: `epoch` (from 1), loss, accuracy, `seconds`."""
         return pd.DataFrame(self.rows)
 
     @property
@@ -345,7 +265,8 @@ class Resume(keras.callbacks.Callback):
         with np.load(self.state) as stored:
             if str(stored["fingerprint"]) != self.fingerprint:
                 return
-            _assign(stored, self._variables())
+            for i, variable in enumerate(self._variables()):
+                variable.assign(stored[f"variable_{i}"])
             kept = json.loads(str(stored["kept"]))
         with np.load(self.best) as stored:
             self.stopping.best_weights = [stored[f"variable_{i}"] for i in range(len(stored))]
@@ -374,35 +295,26 @@ class Resume(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **values, "seconds": seconds})
         if self.stopping.best_epoch == epoch:
             _save_arrays(self.best, self.stopping.best_weights)
-        kept = {
-            "history": self.rows,
-            "best": float(self.stopping.best),
-            "best_epoch": int(self.stopping.best_epoch),
-            "wait": int(self.stopping.wait),
-        }
-        _save_arrays(
-            self.state,
-            [v.numpy() for v in self._variables()],
-            fingerprint=np.array(self.fingerprint),
-            kept=np.array(json.dumps(kept)),
-        )
+        best, wait = float(self.stopping.best), int(self.stopping.wait)
+        kept = {"history": self.rows, "best": best, "best_epoch": self.best_epoch - 1, "wait": wait}
+        more = {"fingerprint": np.array(self.fingerprint), "kept": np.array(json.dumps(kept))}
+        _save_arrays(self.state, [v.numpy() for v in self._variables()], **more)
 
     def _variables(self) -> list:
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
+def _save_arrays(path: Path, arrays: list, **more: np.ndarray) -> None:
+    with atomic(path) as temporary:
+        np.savez(temporary, **{f"variable_{i}": a for i, a in enumerate(arrays)}, **more)
+
+
 class EpochProbabilities(keras.callbacks.Callback):
     """Keeps the probabilities of the validation galaxies after every epoch.
 
-    They show how much the choice of the epoch flatters a score (notebook 09). Stands before
-    `Resume` in ``fit``, which takes up no epoch that is not here.
-
-    Parameters
-    ----------
-    folder : path
-        For ``validation_probabilities.npy``, float32, (epochs, galaxies, classes).
-    inputs : array or Batches
-        Of the validation galaxies.
+    In ``validation_probabilities.npy``, float32, (epochs, galaxies, classes): they show how much
+    the choice of the epoch raises a score (notebook 09). `inputs` are an array or `Batches`. Stands
+    before `Resume` in ``fit``, which takes up no epoch that is not here.
     """
 
     def __init__(self, folder: str | Path, inputs):
@@ -418,38 +330,11 @@ class EpochProbabilities(keras.callbacks.Callback):
             np.save(temporary, found)
 
 
-def _save_arrays(path: Path, arrays: list, **more: np.ndarray) -> None:
-    with atomic(path) as temporary:
-        np.savez(temporary, **{f"variable_{i}": a for i, a in enumerate(arrays)}, **more)
-
-
-def _assign(stored, variables: list) -> None:
-    for i, variable in enumerate(variables):
-        variable.assign(stored[f"variable_{i}"])
-
-
-def check_input(model: keras.Model, copies: Copies) -> None:
-    """Raise InputError unless a network takes images of the size and colour of these."""
-    if tuple(model.input.shape[1:]) != copies.shape:
-        raise InputError(
-            f"the images are opened as {copies.shape} (side, side, channels), the network takes "
-            f"{tuple(model.input.shape[1:])}: open the cache with the network's crop and colour"
-        )
-
-
 def check_assignment(assignment: pd.DataFrame) -> tuple[str, ...]:
     """Classes of the galaxies to train on, in the order of a network's outputs.
 
-    Parameters
-    ----------
-    assignment : DataFrame
-        `label` and `split`, see `lib.selection.assign`.
-
-    Raises
-    ------
-    InputError
-        For labels of no merge, a class without a training galaxy, a single class, or no galaxies to
-        validate with.
+    InputError for labels of no merge, a class without a training galaxy, a single class, or no
+    galaxies to validate with; `label` and `split` are those of `lib.selection.assign`.
     """
     labels = set(assignment["label"])
     merges = [m for m in map(merged_classes, MERGES) if labels <= set(m)]
@@ -473,34 +358,6 @@ def check_assignment(assignment: pd.DataFrame) -> tuple[str, ...]:
 def one_hot(labels, classes: tuple[str, ...]) -> np.ndarray:
     """Targets of a network, float32, (n, classes)."""
     return np.eye(len(classes), dtype=np.float32)[evaluation.class_index(labels, classes)]
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A training run, read back.
-
-    Attributes
-    ----------
-    model : keras.Model
-        With the weights of the best epoch.
-    settings : dict
-        What ``model.json`` holds: network, protocol, classes, sources of weights and data, and
-        what came out.
-    predictions : DataFrame
-        `galaxy_id`, `label`, `split`, `predicted` and one probability column per class.
-    history : DataFrame
-        See `Resume`.
-    """
-
-    model: keras.Model
-    settings: dict
-    predictions: pd.DataFrame
-    history: pd.DataFrame
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Classes in the order of the network's outputs."""
-        return tuple(self.settings["classes"])
 
 
 def prediction_table(
@@ -540,19 +397,9 @@ def save_run(
 ) -> None:
     """Write ``history.csv``, ``predictions.parquet``, ``metrics.json`` and ``model.json``, last.
 
-    With a model ``model.keras`` too, by far the largest of these.
-
-    Parameters
-    ----------
-    folder : path
-    settings : dict
-        Of JSON types: at least `role`, `classes` and `protocol`.
-    history : DataFrame
-        Of `Resume`.
-    predictions : DataFrame
-        Of `prediction_table`.
-    model : keras.Model, optional
-        To explain or to predict with: images to probabilities.
+    With a model (images to probabilities) ``model.keras`` too, by far the largest of these.
+    `settings` are of JSON types, at least `role`, `classes` and `protocol`; `history` is that of
+    `Resume`, `predictions` a `prediction_table`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -571,25 +418,28 @@ def save_run(
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class TrainedModel(evaluation.Run):
+    """A training run, read back with `model`, whose weights are those of the best epoch."""
+
+    model: keras.Model
+
+
 def load_run(folder: str | Path) -> TrainedModel:
     """Read what `save_run` wrote.
 
-    Raises
-    ------
-    InputError
-        If a file is missing, or the weights are not those that ``model.json`` describes.
+    InputError if a file is missing, or the weights are not those that ``model.json`` describes.
     """
-    folder = Path(folder)
-    tables = evaluation.read_run(folder)
-    if not (folder / "model.keras").is_file():
-        raise InputError(f"{folder / 'model.keras'} is missing: run the training notebook again.")
-    model = keras.models.load_model(folder / "model.keras", compile=False, safe_mode=True)
-    if networks.weights_hash(model) != tables.settings["weights_sha256"]:
+    run, path = evaluation.read_run(folder), Path(folder) / "model.keras"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the training notebook again.")
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    if networks.weights_hash(model) != run.settings["weights_sha256"]:
         raise InputError(
-            f"{folder / 'model.keras'} does not hold the weights that model.json describes: run "
-            "the training notebook again."
+            f"{path} does not hold the weights that model.json describes: run the training "
+            "notebook again."
         )
-    return TrainedModel(model, tables.settings, tables.predictions, tables.history)
+    return TrainedModel(**vars(run), model=model)
 
 
 def assignment_hash(table: pd.DataFrame) -> str:
@@ -613,30 +463,23 @@ def train(
 ) -> evaluation.Run:
     """Train one network of many, unless that is done: what notebooks 03 and 04 do in their cells.
 
-    The run is in a folder of its own, found again by its settings and the code of this project: one
-    that is done is read, one that was killed is taken up.
+    The run is in a folder of its own in `trainings`, found again by its settings, the code of this
+    project, the galaxies, the images and the initial weights: one that is done is read, one that
+    was killed is taken up.
 
     Parameters
     ----------
     model : keras.Model
         Compiled, with the metric "accuracy"; its weights are the start.
     inputs : callable
-        The `get` of a `lib.images.Copies` or a `FeatureStore`, whose settings tell trainings apart:
-        other images, copies or backbones are another training.
+        The `get` of a `lib.images.Copies` or a `FeatureStore`.
     assignment : DataFrame
-        `galaxy_id`, `label` and `split`, see `lib.selection.assign`.
-    trainings : path
-        Folder of all trainings.
+        See `lib.selection.assign`.
     settings : dict
-        What decides the training, of JSON types, for ``model.json``: `role`, `classes`,
-        `protocol`, `seed`, `epochs` and `batch_size` at least; `copies` and `order` as `Batches`
-        takes them; the rest tells trainings apart.
+        Of JSON types, for ``model.json``: `role`, `classes`, `protocol`, `seed`, `epochs` and
+        `batch_size` at least; `copies` and `order` as `Batches` takes them.
     **fit
         More for Keras' ``fit``, e.g. `class_weight`.
-
-    Returns
-    -------
-    lib.evaluation.Run
     """
     classes = tuple(settings["classes"])
     listed = assignment[["galaxy_id", "label", "split"]]
@@ -658,17 +501,15 @@ def train(
         copies=settings.get("copies"),
         order=settings.get("order", ORDERS[0]),
     )
-    judged = Batches(inputs, listed.loc[validation, "galaxy_id"], targets[validation])
     stopping = keras.callbacks.EarlyStopping(
         "val_accuracy", patience=PATIENCE, restore_best_weights=True
     )
     resume = Resume(folder, settings, stopping=stopping, data=data)
-    callbacks = [stopping, EpochProbabilities(folder, judged), resume]
     model.fit(
         data,
-        validation_data=judged,
+        validation_data=Batches(inputs, listed.loc[validation, "galaxy_id"], targets[validation]),
         epochs=settings["epochs"],
-        callbacks=callbacks,
+        callbacks=[stopping, resume],
         shuffle=False,
         verbose=0,
         **fit,
@@ -688,21 +529,8 @@ def settings_of(folder: str | Path) -> dict:
 
 
 def part_of(items: Iterable, part: str) -> list:
-    """Those of the trainings of a loop that one of several runs of a notebook does.
+    """Items of the k-th, from 1, of n parts, ``k/n``, in an order that is the same in every run.
 
-    Parameters
-    ----------
-    items : iterable
-        All trainings, in an order that is the same in every run.
-    part : str
-        ``k/n``: part k, from 1, of n.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
     >>> part_of(range(5), "2/2")
     [1, 3]
     """
@@ -713,28 +541,18 @@ def part_of(items: Iterable, part: str) -> list:
 
 
 def check_hardware(precision: str, accumulate: int, jit: bool, devices: str) -> None:
-    """Refuse what a training cannot compute in, or with, before it begins.
+    """Refuse, by InputError, what a training cannot compute in, or with, before it begins.
 
-    Parameters
-    ----------
-    precision : {"float32", "mixed_bfloat16", "mixed_float16"}
-        Keras' name of a dtype policy; weights are float32 always.
-    accumulate : int
-        Parts of a batch of 16.
-    jit : bool
-        XLA, which makes trainings 4 to 12 times slower on processors.
-    devices : {"one", "all"}
-
-    Raises
-    ------
-    InputError
+    `precision` is Keras' name of a dtype policy, `accumulate` the parts of a batch of 16, `jit` XLA
+    (on processors 4 to 12 times slower), `devices` "one" or "all".
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if accumulate not in (1, 2, 4, 8, 16):
-        raise InputError(f"accumulate = {accumulate}: it must divide a batch of 16")
-    if devices not in ("one", "all"):
-        raise InputError(f"devices = {devices!r}: choose one or all")
+    for name, value, choices in (
+        ("precision", precision, ("float32", "mixed_bfloat16", "mixed_float16")),
+        ("accumulate", accumulate, (1, 2, 4, 8, 16)),
+        ("devices", devices, ("one", "all")),
+    ):
+        if value not in choices:
+            raise InputError(f"{name} = {value!r}: choose from {', '.join(map(str, choices))}")
     if jit and not tf.config.list_physical_devices("GPU"):
         raise InputError("jit = True, but TensorFlow sees no GPU here: set jit = False")
     if devices == "all" and (jit or accumulate > 1 or precision == "mixed_float16"):
@@ -742,11 +560,3 @@ def check_hardware(precision: str, accumulate: int, jit: bool, devices: str) -> 
             f"devices = 'all' goes with jit = False, accumulate = 1 and float32 or mixed_bfloat16, "
             f"not with jit = {jit}, accumulate = {accumulate}, precision = {precision!r}"
         )
-
-
-def strategy(devices: str) -> tf.distribute.Strategy:
-    """Where variables are and steps run: on all GPUs, or TensorFlow's default, one device."""
-    if devices == "one":
-        return tf.distribute.get_strategy()
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in found])

@@ -42,7 +42,7 @@
 # %% [markdown]
 # ## 1 Set-up
 #
-# ### 1.1 Import packages
+# ### 1.1 Packages
 #
 # Import Keras, which builds and trains the network, and scikit-learn, which scores it. The project's
 # library opens the images, draws augmented copies and keeps what a killed training needs to go on.
@@ -64,29 +64,25 @@ from lib.figures import training as figures
 style.use()
 
 # %% [markdown]
-# ### 1.2 Define parameters
+# ### 1.2 Parameters
 #
 # Change these to train another network or in another way. The defaults are those of the embedded
 # survey; `notebooks/profiles/gz2.yaml` has the paper's.
 
 # %% tags=["parameters"]
-# Folder of the run; a relative path starts at the project root.
+# Folder of the run (a relative path starts at the project root), and this notebook's folder in it.
 run_dir = "runs/mock"
-# Name of this notebook's folder below it.
 output = "03_train_b0"
-# Backbone, as Keras Applications names it; EfficientNetLite0 has ImageNet weights offline.
+# Backbone, as Keras names it, and its weights: none, imagenet, zoobot-checkpoint:<path>, zoobot-hub.
 backbone_name = "EfficientNetLite0"
-# Where the backbone's weights come from: none, imagenet, zoobot-checkpoint:<path>, zoobot-hub.
 weights = "imagenet"
 # Side of the central crop, in pixels of the cache.
 crop = 112
-# Class merge: none, 3+4 or 4+5+.
+# Class merge: none, 3+4 or 4+5+; and most galaxies of one class (the paper: 300), 0 for all.
 merge = "none"
-# Most galaxies of one class (the paper: 300); 0 takes all.
 max_per_class = 300
-# Learning rate of Adam, constant (the paper: 1e-4).
+# Learning rate of Adam, constant (the paper: 1e-4), and most epochs (the paper: 50).
 learning_rate = 0.001
-# Most epochs (the paper: 50).
 epochs = 30
 # Augmented copies of each galaxy whose features are kept; the published training has one per epoch.
 copies = 2
@@ -96,7 +92,7 @@ seed = 42
 allow_empty = False
 
 # %% [markdown]
-# ### 1.3 Fix the random numbers
+# ### 1.3 Random numbers
 #
 # Every random choice follows from the seed, and operations are deterministic: a rerun on the same
 # machine gives the same numbers. B0 sees grey images, the mean of the three channels (Sec. 2.2).
@@ -109,7 +105,7 @@ colour = "grey"
 # %% [markdown]
 # ## 2 The data
 #
-# ### 2.1 Open images and labels
+# ### 2.1 Images and labels
 #
 # Open the cache of images, and keep the galaxies of the sample that are in it.
 
@@ -117,10 +113,11 @@ colour = "grey"
 out = paths.output_folder(run_dir, output)
 cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), crop, colour)
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
 sample = sample[cache.has(sample["galaxy_id"])]
 
 # %% [markdown]
-# ### 2.2 Choose training and validation galaxies
+# ### 2.2 Training and validation galaxies
 #
 # Take at most `max_per_class` galaxies of each class, the first in catalogue order as the authors
 # did, and split each class 70 : 30 (Sec. 3.5). Galaxies left over (rest) are predicted too.
@@ -138,7 +135,7 @@ assignment = selection.assign(sample, **chosen, seed=seed, allow_empty=allow_emp
 display(pd.crosstab(assignment["label"], assignment["split"]))
 
 # %% [markdown]
-# ### 2.3 Write labels as targets
+# ### 2.3 Targets
 #
 # Give each class a place in the network's output; a target is 1 at the place of the label.
 
@@ -151,9 +148,9 @@ galaxies = assignment["galaxy_id"]
 # %% [markdown]
 # ## 3 The network
 #
-# ### 3.1 Build the backbone
+# ### 3.1 Backbone
 #
-# Take a convolutional network whose weights have learnt from other images, and freeze them. The mean
+# Take a convolutional network with weights trained on other images, and freeze them. The mean
 # over the image of its last feature maps, $f_k = \frac{1}{hw}\sum_{ij} A^k_{ij}$, are the features
 # of a galaxy.
 
@@ -164,14 +161,14 @@ pooled = layers.GlobalAveragePooling2D(name="features")(backbone.output)
 encoder = keras.Model(backbone.input, pooled, name=backbone_name)
 
 # %% [markdown]
-# Say so where these weights have learnt from the galaxies that are scored here.
+# Print a warning where these weights were trained on galaxies that are scored here.
 
 # %%
 if warning := origin.get("warning"):
     display(Markdown(f"**Warning.** {warning}"))
 
 # %% [markdown]
-# ### 3.2 Add the head
+# ### 3.2 Head
 #
 # Two dense layers turn the features into class probabilities (Sec. 3.4). The paper prints 1028 units
 # for the first; its parameter counts say 1024. Head and backbone together are the network.
@@ -190,7 +187,7 @@ for layer in head.layers:
 model = keras.Model(backbone.input, probability, name="b0")
 
 # %% [markdown]
-# ### 3.3 Count its parameters
+# ### 3.3 Parameters of the network
 #
 # Count the parameters (Table 2), beside those the paper prints for its B0.
 
@@ -200,22 +197,23 @@ counts["paper"] = pd.Series({"total": paper.TABLE_2["B0"]})
 display(counts.style.format("{:,.0f}", na_rep=""))
 
 # %% [markdown]
-# ### 3.4 Draw its tail
+# ### 3.4 Its last layers
 #
 # Draw the layers that turn the backbone's output into class probabilities (Fig. 4), as built.
 
 # %%
+tail = model.layers[len(backbone.layers) - 1 :]
 style.show(
-    figures.network_tail(networks.tail(model), backbone_name, counts.loc["backbone", "this run"]),
+    figures.network_tail(tail, backbone_name, counts.loc["backbone", "this run"]),
     out / "network.png",
-    f"The tail of the network on {backbone_name} with the shape and the parameters of each layer's "
-    "output. As Fig. 4 of the paper, where x stands for the backbone.",
+    f"The last layers of the network on {backbone_name}, with the shape of the output and the number "
+    "of parameters of each. As Fig. 4 of the paper, where x stands for the backbone.",
 )
 
 # %% [markdown]
 # ## 4 Training
 #
-# ### 4.1 Compute the features once
+# ### 4.1 Features
 #
 # A frozen backbone gives the same features for the same image, so that they are computed once and
 # kept on disk: of each galaxy as it is, and of its augmented copies, turned by up to 180 degrees,
@@ -245,8 +243,11 @@ settings = {
 # %% [markdown]
 # ### 4.2 Fit
 #
-# Minimise the cross-entropy $-\sum_c y_c \ln p_c$ by Adam. Training stops after 30 epochs without a
-# better validation accuracy, and the best weights are kept (Sec. 3.5). The state is written after
+# Minimise the cross-entropy, the mean over the galaxies of $L = -\sum_c y_c \ln p_c$, where $y_c$ is 1
+# for the labelled class and 0 else. After each batch Adam changes every weight by
+# $\Delta\theta = -\eta\,\hat m / (\sqrt{\hat v} + \epsilon)$: $\eta$ is the learning rate, $\hat m$ and
+# $\hat v$ are running means of the gradient and of its square. Training stops after 30 epochs without
+# a better validation accuracy, and the best weights are kept (Sec. 3.5). The state is written after
 # every epoch: run again after a kill, the training goes on and ends with the same weights.
 
 # %%
@@ -266,14 +267,23 @@ head.fit(
 )
 
 # %% [markdown]
-# ### 4.3 Watch it learn
+# ### 4.3 Learning curves
 #
 # Draw loss and accuracy. Where the training loss goes on falling while the validation loss rises,
-# the network learns its galaxies by heart.
+# the head overfits: it fits the training galaxies one by one.
 
 # %%
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+figure.suptitle(f"B0, {kind} galaxies")
+for axis, name in zip(axes, ("loss", "accuracy")):
+    axis.plot(resume.history["epoch"], resume.history[name], ".-", label="training")
+    axis.plot(resume.history["epoch"], resume.history[f"val_{name}"], ".-", label="validation")
+    axis.axvline(resume.best_epoch, color="0.4", linestyle=":", label="best epoch")
+    axis.set(xlabel="epoch", ylabel={"loss": "cross-entropy / nat"}.get(name, name))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+axes[0].legend()
 style.show(
-    figures.learning_curves(resume.history, resume.best_epoch),
+    figure,
     out / "learning_curves.png",
     f"Loss and accuracy of {backbone_name} over {len(resume.history)} epoch(s); the weights of epoch "
     f"{resume.best_epoch}, the first with the highest validation accuracy, are kept.",
@@ -282,7 +292,7 @@ style.show(
 # %% [markdown]
 # ## 5 The result
 #
-# ### 5.1 Predict every galaxy
+# ### 5.1 Predictions
 #
 # The class with the largest probability is the prediction.
 
@@ -292,7 +302,7 @@ predictions = training.prediction_table(assignment, probabilities, classes)
 judged = predictions[predictions["split"] == "validation"]
 
 # %% [markdown]
-# ### 5.2 Save the run
+# ### 5.2 Files
 #
 # Write the network, its settings, its history and all predictions.
 
@@ -305,7 +315,7 @@ outcome = {
 training.save_run(out, settings | outcome, resume.history, predictions, model)
 
 # %% [markdown]
-# ### 5.3 Score each class
+# ### 5.3 Scores of each class
 #
 # Precision $P = TP / (TP + FP)$, recall $R = TP / (TP + FN)$ and $F_1 = 2PR / (P + R)$ of each class
 # on the validation galaxies (Table 3); they have also chosen the epoch, as published.
@@ -314,7 +324,7 @@ training.save_run(out, settings | outcome, resume.history, predictions, model)
 print(classification_report(judged["label"], judged["predicted"], labels=classes, zero_division=0))
 
 # %% [markdown]
-# ### 5.4 Draw what is taken for what
+# ### 5.4 Confusion matrix
 #
 # Draw the confusion matrix: rows are labels, columns predictions.
 
@@ -322,7 +332,7 @@ print(classification_report(judged["label"], judged["predicted"], labels=classes
 matrix = confusion_matrix(judged["label"], judged["predicted"], labels=classes)
 figure, axes = plt.subplots(figsize=(5, 4))
 sns.heatmap(matrix, annot=True, fmt="d", cmap="Blues", xticklabels=classes, yticklabels=classes)
-axes.set(xlabel="predicted arms", ylabel="labelled arms")
+axes.set(xlabel="predicted class", ylabel="label", title=f"B0, {kind} galaxies")
 style.show(
     figure,
     out / "confusion.png",
@@ -331,10 +341,11 @@ style.show(
 )
 
 # %% [markdown]
-# ### 5.5 Score the whole
+# ### 5.5 Scores of all classes
 #
-# Accuracy, balanced accuracy (the mean recall of the classes) and macro-F1 (the mean of their $F_1$)
-# with 95 % intervals, beside what always naming the most frequent class would give.
+# Accuracy, balanced accuracy $\frac{1}{k}\sum_c R_c$ and macro-F1 $\frac{1}{k}\sum_c F_{1,c}$ over the
+# $k$ classes, with 95 % confidence intervals; and the accuracy of always predicting the most frequent
+# class.
 
 # %%
 scores = evaluation.score_intervals(evaluation.read_run(out).confusion())
@@ -342,7 +353,7 @@ most_frequent = judged["label"].value_counts(normalize=True).max()
 display(scores.round(3))
 
 # %% [markdown]
-# ## 6 What was found
+# ## 6 Conclusions
 #
 # Sum up this run and compare it with the paper.
 
@@ -350,14 +361,23 @@ display(scores.round(3))
 accuracy, macro = scores.loc["accuracy"], scores.loc["macro_f1"]
 published = paper.deduced_scores("B0 down-sampled").iloc[0]
 lines = [
-    f"- {backbone_name} (weights: {weights}) names the arm class of {accuracy['value']:.1%} of "
-    f"{len(judged):,} validation galaxies (95 % interval {accuracy['low']:.1%} to "
+    f"- {backbone_name} (weights: {weights}) predicts the label of {accuracy['value']:.1%} of "
+    f"{len(judged):,} {kind} validation galaxies (95 % interval {accuracy['low']:.1%} to "
     f"{accuracy['high']:.1%}); macro-F1 is {macro['value']:.3f} ({macro['low']:.3f} to "
     f"{macro['high']:.3f}).",
-    f"- Always naming the most frequent class is right for {most_frequent:.1%}.",
+    f"- Always predicting the most frequent class is right for {most_frequent:.1%}.",
     f"- The paper's B0, on its own {int(published['total']):,} purer galaxies with all classes, "
     f"has {published['accuracy']:.1%} and {published['macro_f1']:.3f}.",
     f"- The best epoch was {resume.best_epoch} of {len(resume.history)}, at "
     f"{resume.history['seconds'].median():.1f} s per epoch.",
 ]
 display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Set `crop = 64` in 1.2 and run all cells: does a network that sees less sky do worse?
+# 2. Replace the two dense layers in 3.2 by `layers.Dense(len(classes), activation="softmax",
+#    name="classes")` alone, and run from 3.2 on: what do the 1.3 million weights of the first gain?
+# 3. Set `merge = "3+4"` in 1.2 and run all cells. Which part of the higher macro-F1 comes from having
+#    one class less?

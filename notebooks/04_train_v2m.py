@@ -17,9 +17,10 @@
 # **Question.** How well does a network all of whose weights are trained, the paper's V2M, count
 # spiral arms?
 #
-# **Reproduces** Secs. 3.4, 3.5 and 4.2.2, the V2M column of Table 2 and Fig. 4 of Lee, Soo &
-# Sharoni (arXiv:2412.11696). **Protocol** `published`: the validation galaxies that choose the epoch
-# also give the scores. Notebook 09 has the sound one.
+# **Reproduces** Secs. 3.4, 3.5 and 4.2.2 and the V2M column of Table 2 of Lee, Soo & Sharoni
+# (arXiv:2412.11696); Fig. 4 is in notebook 03, which explains the steps that both have in common.
+# **Protocol** `published`: the validation galaxies that choose the epoch also give the scores.
+# Notebook 09 has the sound one.
 #
 # **Inputs**
 # - `01_sample_selection`: the selected galaxies and their labels
@@ -42,9 +43,9 @@
 # %% [markdown]
 # ## 1 Set-up
 #
-# ### 1.1 Import packages
+# ### 1.1 Packages
 #
-# Import Keras, which builds and trains the network, and scikit-learn, which scores it. The project's
+# As in notebook 03: Keras builds and trains the network, scikit-learn scores it, and the project's
 # library opens the images, draws augmented copies and keeps what a killed training needs to go on.
 
 # %%
@@ -59,14 +60,13 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from lib import evaluation, images, networks, paper, paths, selection, training
 from lib.figures import style
-from lib.figures import training as figures
 
 style.use()
 
 # %% [markdown]
-# ### 1.2 Describe the hardware
+# ### 1.2 Hardware
 #
-# Where there is a GPU, half precision and XLA make training faster; on processors XLA makes it slower.
+# On a GPU, half precision and XLA make training faster; on processors XLA makes it slower.
 
 # %% tags=["hardware"]
 # What layers compute in: float32 (as published), mixed_bfloat16 or mixed_float16.
@@ -79,39 +79,35 @@ jit = False
 devices = "one"
 
 # %% [markdown]
-# ### 1.3 Define parameters
+# ### 1.3 Parameters
 #
 # Change these to train another network or in another way. The defaults are those of the embedded
 # survey; `notebooks/profiles/gz2.yaml` has the paper's, for a GPU.
 
 # %% tags=["parameters"]
-# Folder of the run; a relative path starts at the project root.
+# Folder of the run (a relative path starts at the project root), and this notebook's folder in it.
 run_dir = "runs/mock"
-# Name of this notebook's folder below it.
 output = "04_train_v2m"
-# Backbone, as Keras Applications names it; EfficientNetLite0 has ImageNet weights offline.
+# Backbone, as Keras names it, and its weights: none, imagenet, zoobot-checkpoint:<path>, zoobot-hub.
 backbone_name = "EfficientNetLite0"
-# Where the backbone's weights come from: none, imagenet, zoobot-checkpoint:<path>, zoobot-hub.
 weights = "imagenet"
 # Side of the central crop, in pixels of the cache.
 crop = 112
-# Class merge: none, 3+4 or 4+5+.
-merge = "none"
 # Most galaxies of one class (the paper: 300); 0 takes all.
 max_per_class = 300
-# Learning rate of Adam, constant (the paper: 1e-4).
-learning_rate = 0.0003
-# Most epochs (the paper: 50).
-epochs = 3
+# Class merge: none, 3+4 or 4+5+.
+merge = "none"
+# Learning rate of Adam, constant (the paper, for EfficientNetV2-M: 1e-4), and most epochs (50).
+learning_rate = 0.00003
+epochs = 4
 # Train BatchNorm statistics and stochastic depth too; the paper leaves them as in prediction.
 train_batch_norm = False
-# Seed of the split, the initial weights, the order of the galaxies and the augmentation.
+# Seed of every random choice; and whether to go on when a class has no galaxy to train on.
 seed = 42
-# Go on when a class has no galaxy to train or validate on.
 allow_empty = False
 
 # %% [markdown]
-# ### 1.4 Fix the random numbers
+# ### 1.4 Random numbers
 #
 # Every random choice follows from the seed, and operations are deterministic: a rerun on the same
 # machine gives the same numbers. V2M sees the images in colour.
@@ -125,7 +121,7 @@ colour = "rgb"
 # %% [markdown]
 # ## 2 The data
 #
-# ### 2.1 Open images and labels
+# ### 2.1 Images and labels
 #
 # Open the cache of images, and keep the galaxies of the sample that are in it.
 
@@ -133,13 +129,13 @@ colour = "rgb"
 out = paths.output_folder(run_dir, output)
 cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), crop, colour)
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
+kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
 sample = sample[cache.has(sample["galaxy_id"])]
 
 # %% [markdown]
-# ### 2.2 Choose training and validation galaxies
+# ### 2.2 Training and validation galaxies
 #
-# Take at most `max_per_class` galaxies of each class, the first in catalogue order as the authors
-# did, and split each class 70 : 30 (Sec. 3.5). Galaxies left over (rest) are predicted too.
+# Take the same galaxies as notebook 03: at most `max_per_class` of each class, split 70 : 30.
 
 # %%
 chosen = {
@@ -154,7 +150,7 @@ assignment = selection.assign(sample, **chosen, seed=seed, allow_empty=allow_emp
 display(pd.crosstab(assignment["label"], assignment["split"]))
 
 # %% [markdown]
-# ### 2.3 Write labels as targets
+# ### 2.3 Targets
 #
 # Give each class a place in the network's output; a target is 1 at the place of the label.
 
@@ -167,38 +163,37 @@ galaxies = assignment["galaxy_id"]
 # %% [markdown]
 # ## 3 The network
 #
-# ### 3.1 Build the backbone
+# ### 3.1 Backbone
 #
-# Take a convolutional network whose weights have learnt from other images; all of them go on
-# learning. With several GPUs each has a copy of the network.
+# Take a convolutional network with weights trained on other images. Unlike those of B0, all of them
+# are trained further. With several GPUs each has a copy of the network.
 
 # %%
-strategy = training.strategy(devices)
+one = tf.distribute.get_strategy()
+strategy = tf.distribute.MirroredStrategy() if devices == "all" else one
 keras.config.set_dtype_policy(precision)
 with strategy.scope():
     backbone, origin = networks.backbone(backbone_name, crop, colour, weights)
     features = layers.GlobalAveragePooling2D(name="features", dtype="float32")(backbone.output)
 
 # %% [markdown]
-# ### 3.2 Add the head
+# ### 3.2 Head
 #
-# Two dense layers turn the features into class probabilities (Sec. 3.4). BatchNorm statistics and
-# stochastic depth stay as in prediction, unless they are to be trained: the paper calls its backbone
-# with `training=False`.
+# The same two dense layers as in B0 (Sec. 3.4). BatchNorm statistics and stochastic depth stay as in
+# prediction, unless they are to be trained: the paper calls its backbone with `training=False`.
 
 # %%
 network = keras.Model if train_batch_norm else networks.InferenceMode
 with strategy.scope():
-    dense = layers.Dense(1024, activation="relu", name="dense", dtype="float32")(features)
-    probability = layers.Dense(len(classes), activation="softmax", name="classes", dtype="float32")(
-        dense
-    )
-    model = network(backbone.input, probability, name="v2m")
+    dense = layers.Dense(1024, activation="relu", name="dense", dtype="float32")
+    last = layers.Dense(len(classes), activation="softmax", name="classes", dtype="float32")
+    model = network(backbone.input, last(dense(features)), name="v2m")
 
 # %% [markdown]
-# ### 3.3 Count its parameters
+# ### 3.3 Parameters of the network
 #
-# Count the parameters (Table 2), beside those the paper prints for its V2M.
+# Count the parameters (Table 2), beside those the paper prints for its V2M. Of B0 only the head is
+# trained, here all but the BatchNorm statistics.
 
 # %%
 counts = pd.DataFrame({"this run": networks.parameter_counts(model)}).rename_axis("parameters")
@@ -206,25 +201,13 @@ counts["paper"] = pd.Series({"total": paper.TABLE_2["V2M"]})
 display(counts.style.format("{:,.0f}", na_rep=""))
 
 # %% [markdown]
-# ### 3.4 Draw its tail
-#
-# Draw the layers that turn the backbone's output into class probabilities (Fig. 4), as built.
-
-# %%
-style.show(
-    figures.network_tail(networks.tail(model), backbone_name, counts.loc["backbone", "this run"]),
-    out / "network.png",
-    f"The tail of the network on {backbone_name} with the shape and the parameters of each layer's "
-    "output. As Fig. 4 of the paper, where x stands for the backbone.",
-)
-
-# %% [markdown]
 # ## 4 Training
 #
-# ### 4.1 Draw augmented copies
+# ### 4.1 Augmented copies
 #
 # In every epoch each galaxy is seen as another copy, turned by up to 180 degrees, mirrored, and
-# stretched by up to 20 % (Sec. 2.3).
+# stretched by up to 20 % (Sec. 2.3). Features of such images cannot be kept, since the weights that
+# make them change: this is why V2M takes so much longer than B0.
 
 # %%
 copies = images.Copies(cache, seed)
@@ -234,6 +217,8 @@ data = training.Batches(
 judged_by = training.Batches(copies.get, galaxies[validation], targets[validation])
 
 # %% [markdown]
+# ### 4.2 Settings
+#
 # State what decides the training; it is kept beside the network, and a killed training goes on only
 # where all of it is the same.
 
@@ -241,17 +226,21 @@ judged_by = training.Batches(copies.get, galaxies[validation], targets[validatio
 settings = {
     **{"role": "V2M", "backbone": backbone_name, "weights": weights, "trainable": "all"},
     **{"protocol": "published", "classes": classes, **chosen, "crop": crop, "colour": colour},
-    **{"learning_rate": learning_rate, "epochs": epochs, "batch_size": 16},
-    **{"train_batch_norm": train_batch_norm, "precision": precision, "accumulate": accumulate},
-    **{"seed": seed, "initial_weights": origin, "images": copies.settings()},
+    **{"learning_rate": learning_rate, "epochs": epochs},
+    **{"batch_size": 16, "precision": precision, "accumulate": accumulate},
+    **{"train_batch_norm": train_batch_norm, "seed": seed, "initial_weights": origin},
+    "images": copies.settings(),
 }
 
 # %% [markdown]
-# ### 4.2 Fit
+# ### 4.3 Fit
 #
-# Minimise the cross-entropy $-\sum_c y_c \ln p_c$ by Adam. Training stops after 30 epochs without a
-# better validation accuracy, and the best weights are kept (Sec. 3.5). The state is written after
-# every epoch: run again after a kill, the training goes on and ends with the same weights.
+# Minimise the cross-entropy $L = -\sum_c y_c \ln p_c$ by Adam, which changes each weight by
+# $\Delta\theta = -\eta\,\hat m / (\sqrt{\hat v} + \epsilon)$, about the learning rate $\eta$, however small
+# its gradient is. If $\eta$ is too large, most features of an EfficientNet-Lite soon have the same value
+# for all galaxies (exercise 1): its ReLU6 has no gradient below 0 and above 6, and BatchNorm
+# statistics that stay as they are do not bring the activations back. Hence a smaller rate than the
+# paper's, whose EfficientNetV2-M has swish instead.
 
 # %%
 with strategy.scope():
@@ -263,14 +252,15 @@ with strategy.scope():
         metrics=["accuracy"],
         jit_compile=jit,
     )
+
+# %% [markdown]
+# Stop after 30 epochs without a better validation accuracy and keep the best weights (Sec. 3.5). As
+# in notebook 03, a killed training goes on when run again, and ends with the same weights.
+
+# %%
 stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=30, restore_best_weights=True)
 resume = training.Resume(out, settings, stopping=stopping, data=data)
 kept = training.EpochProbabilities(out, judged_by)
-
-# %% [markdown]
-# Train, one line per epoch.
-
-# %%
 model.fit(
     data,
     validation_data=judged_by,
@@ -281,14 +271,23 @@ model.fit(
 )
 
 # %% [markdown]
-# ### 4.3 Watch it learn
+# ### 4.4 Learning curves
 #
 # Draw loss and accuracy. Where the training loss goes on falling while the validation loss rises,
-# the network learns its galaxies by heart.
+# the network overfits: it fits the training galaxies one by one.
 
 # %%
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+figure.suptitle(f"V2M, {kind} galaxies")
+for axis, name in zip(axes, ("loss", "accuracy")):
+    axis.plot(resume.history["epoch"], resume.history[name], ".-", label="training")
+    axis.plot(resume.history["epoch"], resume.history[f"val_{name}"], ".-", label="validation")
+    axis.axvline(resume.best_epoch, color="0.4", linestyle=":", label="best epoch")
+    axis.set(xlabel="epoch", ylabel={"loss": "cross-entropy / nat"}.get(name, name))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+axes[0].legend()
 style.show(
-    figures.learning_curves(resume.history, resume.best_epoch),
+    figure,
     out / "learning_curves.png",
     f"Loss and accuracy of {backbone_name} over {len(resume.history)} epoch(s); the weights of epoch "
     f"{resume.best_epoch}, the first with the highest validation accuracy, are kept.",
@@ -297,21 +296,15 @@ style.show(
 # %% [markdown]
 # ## 5 The result
 #
-# ### 5.1 Predict every galaxy
+# ### 5.1 Predictions
 #
-# The class with the largest probability is the prediction.
+# The class with the largest probability is the prediction. Write the network, its settings, its
+# history and all predictions.
 
 # %%
 probabilities = model.predict(training.Batches(copies.get, galaxies), verbose=0)
 predictions = training.prediction_table(assignment, probabilities, classes)
 judged = predictions[predictions["split"] == "validation"]
-
-# %% [markdown]
-# ### 5.2 Save the run
-#
-# Write the network, its settings, its history and all predictions.
-
-# %%
 outcome = {
     "best_epoch": resume.best_epoch,
     "epochs_run": len(resume.history),
@@ -320,7 +313,7 @@ outcome = {
 training.save_run(out, settings | outcome, resume.history, predictions, model)
 
 # %% [markdown]
-# ### 5.3 Score each class
+# ### 5.2 Scores of each class
 #
 # Precision $P = TP / (TP + FP)$, recall $R = TP / (TP + FN)$ and $F_1 = 2PR / (P + R)$ of each class
 # on the validation galaxies (Table 3); they have also chosen the epoch, as published.
@@ -329,7 +322,7 @@ training.save_run(out, settings | outcome, resume.history, predictions, model)
 print(classification_report(judged["label"], judged["predicted"], labels=classes, zero_division=0))
 
 # %% [markdown]
-# ### 5.4 Draw what is taken for what
+# ### 5.3 Confusion matrix
 #
 # Draw the confusion matrix: rows are labels, columns predictions.
 
@@ -337,7 +330,7 @@ print(classification_report(judged["label"], judged["predicted"], labels=classes
 matrix = confusion_matrix(judged["label"], judged["predicted"], labels=classes)
 figure, axes = plt.subplots(figsize=(5, 4))
 sns.heatmap(matrix, annot=True, fmt="d", cmap="Blues", xticklabels=classes, yticklabels=classes)
-axes.set(xlabel="predicted arms", ylabel="labelled arms")
+axes.set(xlabel="predicted class", ylabel="label", title=f"V2M, {kind} galaxies")
 style.show(
     figure,
     out / "confusion.png",
@@ -346,10 +339,11 @@ style.show(
 )
 
 # %% [markdown]
-# ### 5.5 Score the whole
+# ### 5.4 Scores of all classes
 #
-# Accuracy, balanced accuracy (the mean recall of the classes) and macro-F1 (the mean of their $F_1$)
-# with 95 % intervals, beside what always naming the most frequent class would give.
+# Accuracy, balanced accuracy $\frac{1}{k}\sum_c R_c$ and macro-F1 $\frac{1}{k}\sum_c F_{1,c}$ over the
+# $k$ classes, with 95 % confidence intervals; and the accuracy of always predicting the most frequent
+# class.
 
 # %%
 scores = evaluation.score_intervals(evaluation.read_run(out).confusion())
@@ -357,7 +351,7 @@ most_frequent = judged["label"].value_counts(normalize=True).max()
 display(scores.round(3))
 
 # %% [markdown]
-# ## 6 What was found
+# ## 6 Conclusions
 #
 # Sum up this run and compare it with the paper.
 
@@ -365,14 +359,24 @@ display(scores.round(3))
 accuracy, macro = scores.loc["accuracy"], scores.loc["macro_f1"]
 published = paper.deduced_scores("V2M down-sampled").iloc[0]
 lines = [
-    f"- {backbone_name} (weights: {weights}) names the arm class of {accuracy['value']:.1%} of "
-    f"{len(judged):,} validation galaxies (95 % interval {accuracy['low']:.1%} to "
+    f"- {backbone_name} (weights: {weights}) predicts the label of {accuracy['value']:.1%} of "
+    f"{len(judged):,} {kind} validation galaxies (95 % interval {accuracy['low']:.1%} to "
     f"{accuracy['high']:.1%}); macro-F1 is {macro['value']:.3f} ({macro['low']:.3f} to "
     f"{macro['high']:.3f}).",
-    f"- Always naming the most frequent class is right for {most_frequent:.1%}.",
+    f"- Always predicting the most frequent class is right for {most_frequent:.1%}.",
     f"- The paper's V2M, on its own {int(published['total']):,} purer galaxies with all classes, "
     f"has {published['accuracy']:.1%} and {published['macro_f1']:.3f}.",
     f"- The best epoch was {resume.best_epoch} of {len(resume.history)}, at "
     f"{resume.history['seconds'].median():.1f} s per epoch.",
 ]
 display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Set `learning_rate = 0.0003` in 1.3 and run all cells. Which classes are still predicted (5.3)?
+#    `keras.Model(model.input, features).predict(copies.get(galaxies[:64])).std(axis=0)` is the spread
+#    of each feature over 64 galaxies: of how many is it 0?
+# 2. Insert `backbone.trainable = False` as the first line of the cell of `compile` in 4.3 and run from
+#    3.1 on: V2M is then a B0 in colour. What do the trained weights of the backbone gain?
+# 3. Set `train_batch_norm = True` in 1.3 and run all cells. Compare the validation loss (4.4).

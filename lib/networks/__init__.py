@@ -64,12 +64,15 @@ def backbone(name: str, crop: int, colour: str, weights: str) -> tuple[keras.Mod
 
 
 def on_images(name: str, images, weights: str) -> tuple[keras.Model, dict]:
-    """A backbone on a Keras tensor of images, (n, side, side, channels), and where it comes from.
-
-    As `backbone`, for networks that change the pixels first.
-    """
+    """As `backbone`, on a Keras tensor of images: for networks that change the pixels first."""
     channels = images.shape[-1]
-    model = sources.build(name, images, sources.variant(weights, name, channels=channels))
+    variant = sources.variant(weights, name, channels=channels)
+    if channels == 1 and name.startswith("EfficientNetV2B") and not variant.grey_as_rgb:
+        raise InputError(
+            f"backbone {name!r} normalises each of three colours by its own mean: with weights = "
+            f"{weights!r} it takes colour = 'rgb'; grey goes with weights = 'imagenet'"
+        )
+    model = sources.build(name, images, variant)
     origin = sources.initialise(model, weights, channels=channels)
     return model, {**origin, "backbone_sha256": weights_hash(model)}
 
@@ -97,38 +100,9 @@ def weights_hash(model: keras.Model) -> str:
 
 
 def parameter_counts(model: keras.Model) -> pd.Series:
-    """Parameters of the backbone, of the head, in all, and those that train (Table 2).
-
-    The head is what follows the layer `FEATURES`.
-    """
+    """Parameters of the backbone, of the head (what follows `FEATURES`), and those that train."""
     names = [layer.name for layer in model.layers]
     head = sum(layer.count_params() for layer in model.layers[names.index(FEATURES) :])
     total = model.count_params()
     trained = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    return pd.Series(
-        {"backbone": total - head, "head": head, "total": total, "trained": trained},
-        name="parameters",
-    )
-
-
-def tail(model: keras.Model) -> pd.DataFrame:
-    """Layers from the backbone's output to the classes, which Fig. 4 draws.
-
-    Returns
-    -------
-    DataFrame
-        `layer`, `type`, `activation`, `output_shape` (without the batch) and `parameters`, in
-        order.
-    """
-    names = [layer.name for layer in model.layers]
-    rows = [
-        {
-            "layer": layer.name,
-            "type": type(layer).__name__,
-            "activation": getattr(getattr(layer, "activation", None), "__name__", ""),
-            "output_shape": " x ".join(str(n) for n in layer.output.shape[1:]),
-            "parameters": layer.count_params(),
-        }
-        for layer in model.layers[names.index(LAST_CONVOLUTION) :]
-    ]
-    return pd.DataFrame(rows)
+    return pd.Series({"backbone": total - head, "head": head, "total": total, "trained": trained})

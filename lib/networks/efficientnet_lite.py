@@ -7,6 +7,7 @@ repository (``models/official/efficientnet/lite``), whose ImageNet weights trave
 
 from __future__ import annotations
 
+import functools
 import math
 
 import keras
@@ -28,60 +29,32 @@ STAGES = (
 SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
 """Factors on the filters and on the repeats of Lite0, 1 and 2."""
 
-STEM, TOP = 32, 1280
-"""Filters of the first and of the last convolution, which are not scaled."""
-
-
-def EfficientNetLite0(**arguments) -> keras.Model:
-    """See `efficientnet_lite`."""
-    return efficientnet_lite(0, **arguments)
-
-
-def EfficientNetLite1(**arguments) -> keras.Model:
-    """See `efficientnet_lite`."""
-    return efficientnet_lite(1, **arguments)
-
-
-def EfficientNetLite2(**arguments) -> keras.Model:
-    """See `efficientnet_lite`."""
-    return efficientnet_lite(2, **arguments)
-
 
 def efficientnet_lite(
     number: int, *, include_top: bool = False, weights: None = None, input_tensor
 ) -> keras.Model:
     """Backbone of an EfficientNet-Lite, with random weights.
 
-    Parameters
-    ----------
-    number : {0, 1, 2}
-    include_top, weights
-        As in ``keras.applications``; only False and None.
-    input_tensor : KerasTensor
-        (n, side, side, channels) pixels [0, 255]; scaled to -1..1 inside.
+    `number` is 0, 1 or 2; `include_top` and `weights` as in ``keras.applications``, but only False
+    and None (else InputError). `input_tensor` has pixels [0, 255], (n, side, side, channels).
 
     Returns
     -------
     keras.Model
         Flat functional graph with the layer names of ``keras.applications``' EfficientNets, which
         ends in ``top_activation``, (n, h, w, 1280).
-
-    Raises
-    ------
-    InputError
-        If another top or other weights are asked for.
     """
     if include_top or weights is not None:
         raise InputError("EfficientNet-Lite is built without top and with random weights here")
     width, depth = SCALES[number]
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(input_tensor)
-    x = _convolution(x, STEM, 3, 2, "stem")
+    x = _convolution(x, 32, 3, 2, "stem")
     for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES, 1):
         ends = stage in (1, len(STAGES))
         for block in range(repeats if ends else math.ceil(depth * repeats)):
             name = f"block{stage}{chr(ord('a') + block)}_"
             x = _block(x, kernel, 1 if block else stride, expansion, _scaled(filters, width), name)
-    x = _convolution(x, TOP, 1, 1, "top")
+    x = _convolution(x, 1280, 1, 1, "top")
     inputs = keras.utils.get_source_inputs(input_tensor)
     return keras.Model(inputs, x, name=f"efficientnetlite{number}")
 
@@ -118,3 +91,8 @@ def _convolution(x, filters: int, kernel: int, stride: int, name: str):
 
 def _normalised(x, name: str):
     return layers.BatchNormalization(epsilon=1e-3, name=name)(x)
+
+
+EfficientNetLite0, EfficientNetLite1, EfficientNetLite2 = (
+    functools.partial(efficientnet_lite, number) for number in SCALES
+)
