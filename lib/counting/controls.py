@@ -3,9 +3,9 @@
 A score says little by itself: it depends on the galaxies, on how a class is decided on, and on what
 little would have done as well. Here all methods are tested in the same folds. Beside them stand the
 majority class and classical features (`lib.counting.classical`) with a balanced logistic
-regression. Each is scored by its largest probability, and by the decision that has rare classes in
-mind (`lib.counting.votes`). Protocol `sound`: nothing is fitted or chosen on the galaxies of the
-fold that is scored.
+regression. Each is scored by its largest probability, and by the decision for rare classes
+(`lib.counting.vote_head`). Protocol `sound`: nothing is fitted or chosen on the galaxies
+of the fold that is scored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lib import evaluation, images, paths
-from lib.counting import classical, votes
+from lib.counting import classical, vote_head
 from lib.evaluation import Run
 from lib.schema import InputError
 
@@ -210,7 +210,7 @@ def _network(run: Run) -> tuple[np.ndarray, Sequence[float], int]:
     """Probabilities of a fold's galaxies, offsets of the decision, and galaxies trained on."""
     offsets = run.settings.get("decision")
     if offsets is None:
-        offsets = votes.fit_decision(
+        offsets = vote_head.fit_decision(
             run.probabilities("validation"), run.labels("validation"), _shares(run, "train")
         )
     return run.probabilities("test"), offsets, len(run.part("train"))
@@ -218,7 +218,7 @@ def _network(run: Run) -> tuple[np.ndarray, Sequence[float], int]:
 
 def _majority(run: Run) -> tuple[np.ndarray, Sequence[float], int]:
     shares, label = _shares(run), _others(run)[1]
-    offsets = votes.fit_decision(np.tile(shares, (len(label), 1)), label, shares)
+    offsets = vote_head.fit_decision(np.tile(shares, (len(label), 1)), label, shares)
     return np.tile(shares, (len(run.part("test")), 1)), offsets, len(label)
 
 
@@ -239,7 +239,7 @@ def _classical(
     probabilities, inside = np.zeros((len(tested), k)), np.zeros((len(label), k))
     probabilities[:, known] = search.predict_proba(tested.to_numpy())
     inside[:, known] = unseen
-    return probabilities, votes.fit_decision(inside, label, _shares(run)), len(label)
+    return probabilities, vote_head.fit_decision(inside, label, _shares(run)), len(label)
 
 
 def _others(run: Run) -> tuple[pd.Series, np.ndarray]:
