@@ -2,7 +2,7 @@
 
 What classical photometry knows of spiral arms (e.g. Considere & Athanassoula 1982; Davis et al.
 2012; Conselice 2003), as one vector of numbers per galaxy that a linear classifier learns from
-(`lib.counting.probe`). A network has to beat it before its score means anything.
+(`lib.counting.controls`). A network has to beat it before its score means anything.
 """
 
 from __future__ import annotations

@@ -48,10 +48,10 @@ class Head:
         From features, (n, width), to standardised principal components, (n, k).
     weights : ndarray, (k, classes)
     bias : ndarray, (classes,)
-    strength, power : float
-        As chosen from `STRENGTHS` and `POWERS`.
+    strength : float
+        As chosen from `STRENGTHS`.
     offsets : ndarray, (classes,)
-        `power` times the logarithm of each class's mean fraction, which a decision subtracts.
+        Of the decision, see `fit_decision`.
     unseen : ndarray, (n, classes)
         Probabilities of the training galaxies by heads that had not seen them, from the folds.
     """
@@ -60,7 +60,6 @@ class Head:
     weights: np.ndarray
     bias: np.ndarray
     strength: float
-    power: float
     offsets: np.ndarray
     unseen: np.ndarray
 
@@ -133,17 +132,12 @@ def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 
     label = fractions.argmax(axis=1) if label is None else np.asarray(label)
     features = np.asarray(features, float)
     unseen = _unseen(features, fractions, label, seed)
-    frequencies = np.log(np.maximum(fractions.mean(axis=0), 1e-4))
-    merits = {
-        (strength, power): _merit(label, evaluation.decide(p, power * frequencies))
-        for strength, p in unseen.items()
-        for power in POWERS
-    }
-    # The first of equal ones: the strongest penalty, and the decision nearest to the arg-max.
-    strength, power = max(merits, key=merits.get)
+    offsets = {s: fit_decision(p, label, fractions.mean(axis=0)) for s, p in unseen.items()}
+    merit = {s: _merit(label, evaluation.decide(p, offsets[s])) for s, p in unseen.items()}
+    strength = max(merit, key=merit.get)  # of equal ones the strongest penalty
     reducer = _components(features)
     weights, bias = soft_regression(reducer.transform(features), fractions, strength)
-    return Head(reducer, weights, bias, strength, power, power * frequencies, unseen[strength])
+    return Head(reducer, weights, bias, strength, offsets[strength], unseen[strength])
 
 
 def fit_decision(
