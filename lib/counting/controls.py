@@ -1,9 +1,9 @@
 """Every method beside the same two controls, on the same galaxies and by the same two decisions.
 
-The controls are the majority class and classical features (`lib.counting.classical`) with a balanced logistic
-regression. Each is scored by its largest probability, and by the decision for rare classes
-(`lib.counting.vote_head`). Protocol `sound`: nothing is fitted or chosen on the galaxies
-of the fold that is scored.
+The controls are the majority class and classical features (`lib.counting.classical`) with a
+balanced logistic regression. Each is scored by its largest probability, and by the decision for
+rare classes (`lib.counting.vote_head`). Protocol `sound`: nothing is fitted or chosen on the
+galaxies of the fold that is scored.
 """
 
 from __future__ import annotations

@@ -124,7 +124,6 @@ def _vary(image: np.ndarray, rng: np.random.Generator, channels: int) -> np.ndar
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-@keras.saving.register_keras_serializable(package="spiral_arms")
 class VotesLoss(keras.losses.Loss):
     """Negative log-likelihood of votes, summed over the questions of the tree, in nats.
 
@@ -136,8 +135,8 @@ class VotesLoss(keras.losses.Loss):
         Weight of the question for the number of arms; that of the others is 1.
     """
 
-    def __init__(self, arms_weight: float = 1.0, name: str = "votes_loss"):
-        super().__init__(name=name)
+    def __init__(self, arms_weight: float = 1.0):
+        super().__init__(name="votes_loss")
         self.arms_weight = arms_weight
 
     def call(self, counts, concentrations):
