@@ -98,7 +98,8 @@ def test_sets_with_a_threshold_for_each_class_hold_their_level_in_each():
     judged = ablation.judge(p[inside], p[tested], shares, label[inside], label[tested], CLASSES)
     found = ablation.coverage(judged, CLASSES)["coverage"]
     assert found["one threshold", "3"] < 0.8 and abs(found["one threshold", "all"] - 0.9) < 0.02
-    assert (abs(found["one for each class"] - 0.9) < 0.05).all()
+    # The most probable class is in every set, so that the frequent one is covered more often.
+    assert (found["one for each class"] > 0.88).all() and found["one for each class", "3"] < 0.93
 
 
 def test_a_class_with_too_few_galaxies_for_a_threshold_is_in_every_set():
