@@ -329,8 +329,8 @@ display(words.unstack("metric")[wanted])
 # Root mean square error of the vote fractions (the measure of the Galaxy Challenge), cross-entropy
 # against them and log-loss of the label in nats, expected calibration error, and prediction sets. Sets
 # with one threshold hold the label of 90 % of *all* galaxies, which can hide a rare class that is covered
-# too seldom. Sets with a threshold for each class hold the label of 90 % of *each*, and are larger; a class
-# with fewer than nine training galaxies is in every one of them.
+# too seldom. Sets with a threshold for each class hold the label of at least 90 % of *each*, and are
+# larger; a class with fewer than nine training galaxies is in every one of them.
 
 # %%
 quality = {name: ablation.quality(table, fractions, classes) for name, table in found.items()}

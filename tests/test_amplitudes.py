@@ -115,12 +115,12 @@ def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(again(images).numpy(), model(images).numpy(), atol=1e-5)
 
 
-def test_a_turned_or_mirrored_image_has_the_same_answer():
+def test_a_turned_or_mirrored_image_has_the_same_features():
     """The whole network of the recipe, with the weights that travel with the project."""
     model, _ = feature_network("ArmNet", "votes", amplitudes=True)
     images = np.stack([galaxy(m, 20.0 * m, winding)[12:84, 12:84] for m, winding in TURNS])
     pixels = network_input(images, "rgb")
     answer = model(pixels).numpy()
-    assert np.abs(answer[0] - answer[1]).max() > 0.01  # it does tell galaxies apart
+    assert np.abs(answer[0] - answer[1]).max() > 0.5  # it does tell galaxies apart
     for view in range(8):
-        np.testing.assert_allclose(model(dihedral(pixels, view)).numpy(), answer, atol=0.01)
+        np.testing.assert_allclose(model(dihedral(pixels, view)).numpy(), answer, atol=0.1)
