@@ -304,7 +304,7 @@ for over, name in (("classical", "gains.csv"), ("random PolarNet", "gains_over_r
     gains[over] = pd.concat(tables, names=["run"])
     gains[over].to_csv(out / name)
     words = gains[over].apply("{difference:+.3f} ({low:+.3f} to {high:+.3f})".format_map, axis=1)
-    display(Markdown(f"**over: {over}**"), words.unstack("metric")[wanted])
+    display(Markdown(f"**over: {over}**"), words.unstack("metric", sort=False)[wanted])
 
 # %% [markdown]
 # ## 5 Conclusions

@@ -321,7 +321,7 @@ gains = {over: ablation.gains(found, over, classes) for over in (BASELINE, RECIP
 gains = pd.concat(gains, names=["over"])
 gains.to_csv(out / "gains.csv")
 words = gains.apply("{difference:+.3f} ({low:+.3f} to {high:+.3f})".format_map, axis=1)
-display(words.unstack("metric")[wanted])
+display(words.unstack("metric", sort=False)[wanted])
 
 # %% [markdown]
 # ### 3.7 Probabilities and conformal prediction sets
