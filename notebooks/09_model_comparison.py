@@ -56,8 +56,7 @@ from IPython.display import Markdown, display
 from keras import layers
 
 from lib import evaluation, images, networks, paper, paths, selection, training
-from lib.counting import beyond, controls
-from lib.counting import votes as vote_head
+from lib.counting import armnet, controls, vote_head
 from lib.figures import comparison as figures
 from lib.figures import style
 from lib.networks import weights
@@ -597,14 +596,14 @@ if any(len(table) for table in unseen.values()):
 # Set beside each network what little would have done: always the majority class, and classical
 # features of the galaxies (`lib.counting.classical`) with a balanced logistic regression. All are tested in the
 # same folds (protocol sound), first by the largest probability, then by the decision that has rare
-# classes in mind (`lib.counting.votes`), whose offsets are fitted without the galaxies of the fold. Only
+# classes in mind (`lib.counting.vote_head`), whose offsets are fitted without the galaxies of the fold. Only
 # numbers of one `set`, which has the same galaxies, can be compared.
 
 # %%
 ids = sample["galaxy_id"]
 numbers = controls.features(run_dir, ids)
-pixels = images.open_cache(prepared, beyond.SIZE)
-known = beyond.features(np.asarray(pixels.arrays[pixels.rows(ids)]))
+pixels = images.open_cache(prepared, armnet.SIZE)
+known = armnet.features(np.asarray(pixels.arrays[pixels.rows(ids)]))
 known = pd.DataFrame(np.hstack([*known.values()]), index=ids)
 _, seen = weights.unseen(sample, "votes", "ArmNet", overlap="leave out")
 display(Markdown(seen["note"]))

@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 from patterns import galaxy
 
-from lib.counting import beyond
 from lib.images import dihedral, network_input
-from lib.networks import FEATURES, amplitudes, models, weights
+from lib.networks import FEATURES, amplitudes, weights
 from lib.networks.amplitudes import Amplitudes
-from lib.networks.models import Network
+from lib.networks.polar_features import feature_network
 from lib.networks.polarnet import TOWERS, tower_weights
-from lib.schema import InputError
 
 ROWS, COLUMNS = 32, 96
 TURNS = ((2, 0.9), (3, -0.9), (4, 0.9))
@@ -109,8 +107,7 @@ def test_towers_are_the_networks_that_were_put_in(armnet):
 
 
 def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
-    network = Network("B0", "ArmNet", crop=72, view="polar", amplitudes=True, activation="linear")
-    model, _ = models.build(network, 3, 0)
+    model, _ = feature_network("ArmNet", amplitudes=True)
     assert model.get_layer(FEATURES).output.shape[-1] == 512 + 220
     images = np.random.default_rng(2).uniform(0, 1, (2, 72, 72, 3)).astype(np.float32)
     model.save(tmp_path / "model.keras")
@@ -118,17 +115,12 @@ def test_a_network_with_amplitudes_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(again(images).numpy(), model(images).numpy(), atol=1e-5)
 
 
-def test_a_turned_or_mirrored_image_has_the_same_answer():
+def test_a_turned_or_mirrored_image_has_the_same_features():
     """The whole network of the recipe, with the weights that travel with the project."""
-    model, _ = models.build(beyond.ARMNET, 6, 0)
+    model, _ = feature_network("ArmNet", "votes", amplitudes=True)
     images = np.stack([galaxy(m, 20.0 * m, winding)[12:84, 12:84] for m, winding in TURNS])
     pixels = network_input(images, "rgb")
     answer = model(pixels).numpy()
-    assert np.abs(answer[0] - answer[1]).max() > 0.01  # it does tell galaxies apart
+    assert np.abs(answer[0] - answer[1]).max() > 0.5  # it does tell galaxies apart
     for view in range(8):
-        np.testing.assert_allclose(model(dihedral(pixels, view)).numpy(), answer, atol=0.01)
-
-
-def test_amplitudes_need_polar_views():
-    with pytest.raises(InputError, match="amplitudes go with view = 'polar'"):
-        Network("B0", "PolarNet", amplitudes=True)
+        np.testing.assert_allclose(model(dihedral(pixels, view)).numpy(), answer, atol=0.1)

@@ -21,7 +21,6 @@ OVER = {
     "05_explainability": 76,
     "08_class_balance": 46,
     "09_model_comparison": 108,
-    "12_beyond_the_paper": 52,
 }
 PARAMETERS = 12
 HARDWARE = {"precision", "accumulate", "jit", "devices"}

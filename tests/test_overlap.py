@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-from types import SimpleNamespace
 
 import keras
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
 from lib import selection, surveys
-from lib.counting import beyond
 from lib.networks import weights
 from lib.schema import InputError
 
@@ -111,7 +108,7 @@ def chosen(votes, thresholds):
 
 @pytest.mark.real
 def test_armnet_has_learnt_from_what_profile_challenge_leaves_over(challenge):
-    """The list made anew from the survey, by the rule of `beyond.voted_galaxies`."""
+    """The list made anew from the survey, by the rule of `pretraining.voted_galaxies`."""
     sample = chosen(challenge, NO_COUNTS)
     others = challenge[challenge["has_image"] & ~challenge["galaxy_id"].isin(sample["galaxy_id"])]
     _, ids = weights.learnt_from("ArmNet")
@@ -121,29 +118,9 @@ def test_armnet_has_learnt_from_what_profile_challenge_leaves_over(challenge):
 
 
 @pytest.mark.real
-def test_the_authors_cut_takes_92_galaxies_that_armnet_has_learnt_from(
-    challenge, tmp_path, monkeypatch
-):
+def test_the_authors_cut_takes_92_galaxies_that_armnet_has_learnt_from(challenge):
     sample = chosen(challenge, AUTHORS)
     with pytest.raises(InputError, match="92 of 1,318 galaxies"):
         unseen(sample)
     kept, facts = unseen(sample, "leave out")
     assert (len(kept), facts["left_out"]) == (1226, 92)
-
-    # The same through the tables of a run, as notebook 12 reads them.
-    for step in ("01_sample_selection", "02_preprocessing"):
-        (tmp_path / step).mkdir()
-    sample.to_parquet(tmp_path / "01_sample_selection" / "sample.parquet")
-    cache = SimpleNamespace(
-        has=lambda ids: np.ones(len(ids), bool),
-        rows=lambda ids: np.arange(len(ids)),
-        arrays=np.zeros((len(sample), 1)),
-    )
-    monkeypatch.setattr(beyond.images, "open_cache", lambda *_: cache)
-    monkeypatch.setattr(beyond.classical, "features", lambda *_, **__: None)
-    monkeypatch.setattr(beyond, "features", lambda *_: {})
-    with pytest.raises(InputError, match="92 of 1,318 galaxies"):
-        beyond.read(str(tmp_path))
-    data = beyond.read(str(tmp_path), overlap="leave out")
-    assert len(data.sample) == 1226 and data.seen["left_out"] == 92
-    assert not data.sample["galaxy_id"].isin(weights.learnt_from("ArmNet")[1]).any()

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from lib.networks import models
-from lib.networks.models import Network
+from lib import networks
 from lib.networks.polar import PolarView
+from lib.networks.polar_features import feature_network
 from lib.networks.polarnet import PolarNet
 from lib.schema import InputError
 
@@ -120,26 +120,30 @@ def test_an_arm_has_the_same_slope_in_every_crop():
         assert abs(slope) == pytest.approx(expected, rel=0.1)
 
 
+def with_head(size=SIZE, classes=3):
+    """An untrained grey PolarNet that names classes."""
+    body, _ = feature_network("PolarNet", size=size, channels=1, seed=1)
+    head = keras.layers.Dense(classes, activation="softmax")
+    return keras.Model(body.input, head(body.output))
+
+
+def test_same_seed_same_weights():
+    found = [networks.weights_hash(feature_network("PolarNet", seed=k)[0]) for k in (42, 42, 43)]
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_network_sees_all_of_its_crop():
     for crop, rows in ((32, 24), (72, 32)):
-        network = Network("B0", "PolarNet", crop=crop, colour="grey", view="polar")
-        model, _ = models.build(network, 3, seed=1)
+        model = with_head(crop)
         assert model.get_layer("polar_view").rows == rows
 
 
 def test_a_network_with_a_polar_view_is_saved_and_loaded(tmp_path):
-    network = Network("B0", "EfficientNetB0", crop=72, colour="grey", view="polar")
-    model, _ = models.build(network, 3, seed=1)
+    model = with_head(72)
     image = disc(0.7, 20, arms=2)[:, 4:-4, 4:-4] / 255
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_allclose(model(image), again(image), atol=1e-6)
-
-
-def test_bundled_weights_of_another_view_are_refused():
-    network = Network("B0", "EfficientNetB0", view="sky")
-    with pytest.raises(InputError, match="view = 'sky'"):
-        models._check_view(network, {"file": "x", "card": {"view": "polar"}})
 
 
 def polar_network(channels=1):
@@ -165,8 +169,7 @@ def test_polarnet_has_the_parameters_it_should():
 
 
 def test_a_turned_image_gives_nearly_the_same_probabilities():
-    network = Network("B0", "PolarNet", crop=SIZE, colour="grey", view="polar")
-    model, _ = models.build(network, 3, seed=1)
+    model = with_head()
     image = disc(0.6, 0, arms=2) / 255
     turned = [np.rot90(image, k, axes=(1, 2)) for k in range(4)]
     probabilities = model.predict(np.concatenate(turned), verbose=0)
@@ -178,8 +181,7 @@ def test_a_turned_image_gives_nearly_the_same_probabilities():
 def test_grad_cam_of_a_polar_network_lies_on_the_sky():
     from lib.explain import maps
 
-    network = Network("B0", "PolarNet", crop=SIZE, colour="grey", view="polar")
-    model, _ = models.build(network, 3, seed=1)
+    model = with_head()
     images = np.concatenate([disc(0.6, 0, arms=2), disc(0.9, 50, arms=3)]) / 255
     explainer = maps.Explainer(model, maps.MapSettings(batch=2, smooth_samples=2))
     for method in ("Grad-CAM++", "SmoothGrad"):

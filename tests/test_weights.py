@@ -14,7 +14,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib.networks import models, weights
+from lib.networks import weights
+from lib.networks.polar_features import feature_network
 from lib.networks.weights import tensors
 from lib.networks.weights.graph import BackboneVariant
 from lib.schema import ARM_CLASSES, InputError
@@ -222,10 +223,7 @@ def test_shipped_weights_know_arms_that_random_ones_do_not():
     pixels = np.stack([render(g, 72, field=72 * 2 * 0.02) for g in truth.itertuples(index=False)])
     accuracy = {}
     for source in ("mock", "none"):
-        network = models.Network(
-            "B0", "PolarNet", weights=source, crop=72, view="polar", trainable="frozen"
-        )
-        body = models.body_of(models.build(network, 3, seed=1)[0])
+        body, _ = feature_network("PolarNet", source, seed=1)
         found = body.predict(pixels, verbose=0)
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
         accuracy[source] = cross_val_score(probe, found, truth["n_arms"], cv=4).mean()

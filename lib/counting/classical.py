@@ -1,8 +1,7 @@
 """Arms without a neural network: Fourier amplitudes of a galaxy's polar view.
 
 What classical photometry knows of spiral arms (e.g. Considere & Athanassoula 1982; Davis et al.
-2012; Conselice 2003), as one vector of numbers per galaxy that a linear classifier learns from
-(`lib.counting.probe`). A network has to beat it before its score means anything.
+2012; Conselice 2003), for a linear classifier (`lib.counting.controls`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Every method beside the same two controls, on the same galaxies and by the same two decisions.
 
-A score says little by itself: it depends on the galaxies, on how a class is decided on, and on what
-little would have done as well. Here all methods are tested in the same folds. Beside them stand the
-majority class and classical features (`lib.counting.classical`) with a balanced logistic
-regression. Each is scored by its largest probability, and by the decision that has rare classes in
-mind (`lib.counting.votes`). Protocol `sound`: nothing is fitted or chosen on the galaxies of the
-fold that is scored.
+The controls are the majority class and classical features (`lib.counting.classical`) with a
+balanced logistic regression. Each is scored by its largest probability, and by the decision for
+rare classes (`lib.counting.vote_head`). Protocol `sound`: nothing is fitted or chosen on the
+galaxies of the fold that is scored.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lib import evaluation, images, paths
-from lib.counting import classical, votes
+from lib.counting import classical, vote_head
 from lib.evaluation import Run
 from lib.schema import InputError
 
@@ -41,14 +39,7 @@ REGULARISATIONS = (3e-4, 3e-3, 3e-2)
 
 
 def same_galaxies(groups: Sequence[Sequence[Run]]) -> list[list[list[Run]]]:
-    """Groups of `lib.evaluation.fold_groups` by what they are tested on.
-
-    Returns
-    -------
-    list of list of groups
-        In each: groups with the same classes, whose folds of the first repeat test the same
-        galaxies.
-    """
+    """Groups of `lib.evaluation.fold_groups` by classes and by what their first repeat tests."""
     sets: dict[tuple, list[list[Run]]] = {}
     for group in groups:
         first = evaluation.first_repeat(group)
@@ -58,19 +49,7 @@ def same_galaxies(groups: Sequence[Sequence[Run]]) -> list[list[list[Run]]]:
 
 
 def features(run_dir: str, galaxy_ids: pd.Series) -> pd.DataFrame:
-    """Classical features of galaxies, from the colour images of notebook 02 (about 192 px wide).
-
-    Parameters
-    ----------
-    run_dir : str
-        Run whose step 02 is done.
-    galaxy_ids : Series
-
-    Returns
-    -------
-    DataFrame
-        float32, (n, 231), indexed by galaxy_id; see `lib.counting.classical.features`.
-    """
+    """`lib.counting.classical.features` of galaxies of a run with step 02, by galaxy_id."""
     folder = paths.step_folder(run_dir, "02_preprocessing")
     index = next(folder.glob("images_*.parquet"))
     binning = pd.read_parquet(index).attrs["binning"]
@@ -162,9 +141,8 @@ def score(predicted: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per method, rule and score: ``method``, ``rule``, ``protocol``, ``folds``,
-        ``trained_on`` (mean over folds), ``galaxies``, ``metric``, ``value``, ``low``, ``high``
-        (95 %, of the galaxies drawn).
+        ``method``, ``rule``, ``protocol``, ``folds``, ``trained_on`` (mean over folds),
+        ``galaxies``, ``metric``, ``value``, ``low``, ``high`` (95 %, of the galaxies drawn).
     """
     tables = []
     for (method, rule), part in predicted.groupby(["method", "rule"], sort=False):
@@ -185,14 +163,8 @@ def score(predicted: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
 def classifier(values: np.ndarray, seed: int) -> GridSearchCV:
     """Logistic regression on principal components of features, for which classes weigh alike.
 
-    The strength of the penalty is chosen by macro-F1 in three folds of what it is fitted to.
-
-    Parameters
-    ----------
-    values : ndarray, (n, width)
-        Features that it will be fitted to.
-    seed : int
-        Of the folds.
+    The strength of the penalty is chosen by macro-F1 in three folds of `values`, (n, width), which
+    it will be fitted to; `seed` is that of the folds.
     """
     return GridSearchCV(
         make_pipeline(
@@ -210,7 +182,7 @@ def _network(run: Run) -> tuple[np.ndarray, Sequence[float], int]:
     """Probabilities of a fold's galaxies, offsets of the decision, and galaxies trained on."""
     offsets = run.settings.get("decision")
     if offsets is None:
-        offsets = votes.fit_decision(
+        offsets = vote_head.fit_decision(
             run.probabilities("validation"), run.labels("validation"), _shares(run, "train")
         )
     return run.probabilities("test"), offsets, len(run.part("train"))
@@ -218,7 +190,7 @@ def _network(run: Run) -> tuple[np.ndarray, Sequence[float], int]:
 
 def _majority(run: Run) -> tuple[np.ndarray, Sequence[float], int]:
     shares, label = _shares(run), _others(run)[1]
-    offsets = votes.fit_decision(np.tile(shares, (len(label), 1)), label, shares)
+    offsets = vote_head.fit_decision(np.tile(shares, (len(label), 1)), label, shares)
     return np.tile(shares, (len(run.part("test")), 1)), offsets, len(label)
 
 
@@ -239,7 +211,7 @@ def _classical(
     probabilities, inside = np.zeros((len(tested), k)), np.zeros((len(label), k))
     probabilities[:, known] = search.predict_proba(tested.to_numpy())
     inside[:, known] = unseen
-    return probabilities, votes.fit_decision(inside, label, _shares(run)), len(label)
+    return probabilities, vote_head.fit_decision(inside, label, _shares(run)), len(label)
 
 
 def _others(run: Run) -> tuple[pd.Series, np.ndarray]:

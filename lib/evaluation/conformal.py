@@ -38,14 +38,14 @@ def threshold(probabilities: np.ndarray, label: np.ndarray, coverage: float = 0.
     return float(np.sort(probabilities[np.arange(len(label)), label])[::-1][rank - 1])
 
 
-def sets(probabilities: np.ndarray, least: float) -> np.ndarray:
+def sets(probabilities: np.ndarray, least: float | np.ndarray) -> np.ndarray:
     """Which classes are in each set, bool, (n, classes); the most probable one always is.
 
     Parameters
     ----------
     probabilities : ndarray, (n, classes)
-    least : float
-        From `threshold`.
+    least : float, or ndarray of float, (classes,)
+        From `threshold`; one for each class, each from its galaxies, holds the level in each.
     """
     chosen = probabilities >= least
     chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True

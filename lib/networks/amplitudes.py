@@ -1,8 +1,6 @@
-"""Fourier amplitudes of a polar view, as a layer of a network.
+"""Fourier amplitudes of a polar view (`lib.networks.polar`), as a layer without weights.
 
-What classical photometry knows of spiral arms (`lib.counting.classical`), taken from the polar view
-that networks are given (`lib.networks.polar`): a network that has this layer beside its
-convolutions can be exported and applied as one. Nothing in it is trained. The amplitudes do not
+What classical photometry knows of spiral arms (`lib.counting.classical`). The amplitudes do not
 depend on the orientation of the galaxy, and those of its mirror image are the same.
 """
 

@@ -65,15 +65,10 @@ class PolarView(keras.layers.Layer):
 
     @classmethod
     def of_crop(cls, crop: int, **arguments) -> PolarView:
-        """View that reaches to a pixel from the edge of a crop, in rows `ROW_SPACING` apart.
+        """View to a pixel from the edge of a crop of so many pixels, in rows `ROW_SPACING` apart.
 
-        The number of rows is rounded to a multiple of 4, which `lib.networks.polarnet` halves
-        twice; 72 pixels give 32 rows up to a radius of 35.
-
-        Parameters
-        ----------
-        crop : int
-            Side of the images in pixels.
+        Their number is a multiple of 4, which `lib.networks.polarnet` halves twice; 72 pixels give
+        32 rows up to a radius of 35.
         """
         r_max = crop / 2 - 1
         steps = np.log(r_max / R_MIN) / ROW_SPACING
@@ -166,19 +161,10 @@ class PolarView(keras.layers.Layer):
         return _bilinear(pick, row, column)
 
     def on_sky(self, maps, images):
-        """Lay maps of the polar view back onto the images that they belong to.
+        """Lay maps, (n, cells along radius and angle), back onto their images, (n, size, size, c).
 
-        Parameters
-        ----------
-        maps : tensor, (n, cells along the radius, cells along the angle)
-            As a convolution leaves them: fewer cells than the view has rows and columns.
-        images : tensor, (n, size, size, c)
-            Grey levels, from which the disc's shape is measured again.
-
-        Returns
-        -------
-        tensor of float32, (n, size, size)
-            Interpolated between the cells; 0 outside the radii of the view.
+        The cells may be fewer than rows and columns. Returns float32 (n, size, size), interpolated
+        between them; 0 outside the radii of the view.
         """
         axis_ratio, angle = (part[:, None, None] for part in self.shape(self.light(images)))
         u = ops.cos(angle) * self.x + ops.sin(angle) * self.y

@@ -89,15 +89,7 @@ TOWERS = ("simulated", "real")
 def ArmNet(*, include_top: bool = False, weights: None = None, input_tensor) -> keras.Model:  # noqa: N802
     """Build `TOWERS` side by side, without head; a mirrored galaxy has the same features.
 
-    Parameters
-    ----------
-    include_top, weights, input_tensor
-        As of `PolarNet`.
-
-    Returns
-    -------
-    keras.Model
-        Its output ``top_activation`` is (n, rows / 4, columns / 4, 2 x `FEATURES`).
+    Arguments and output are as of `PolarNet`, with twice the `FEATURES`.
     """
     _require_bare(include_top, weights)
     both = WithMirror(name="with_mirror")(input_tensor)

@@ -10,7 +10,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from lib import evaluation
-from lib.counting import votes
+from lib.counting import vote_head
 from lib.evaluation import conformal
 from lib.schema import RHO_COLUMNS, InputError
 
@@ -25,7 +25,7 @@ def galaxies(n=300, width=6, classes=3, seed=0):
 
 def test_soft_regression_is_scikit_learn_s_with_a_galaxy_per_class():
     features, fractions, _ = galaxies()
-    weights, bias = votes.soft_regression(features, fractions, 0.1)
+    weights, bias = vote_head.soft_regression(features, fractions, 0.1)
     model = LogisticRegression(C=0.1, max_iter=5000, tol=1e-10)
     model.fit(np.tile(features, (3, 1)), np.repeat(range(3), 300), fractions.T.ravel())
     expected = model.predict_proba(features)
@@ -35,13 +35,13 @@ def test_soft_regression_is_scikit_learn_s_with_a_galaxy_per_class():
 
 def test_without_features_the_mean_fractions_are_found():
     _, fractions, _ = galaxies()
-    _, bias = votes.soft_regression(np.zeros((300, 1)), fractions, 1.0)
+    _, bias = vote_head.soft_regression(np.zeros((300, 1)), fractions, 1.0)
     np.testing.assert_allclose(softmax(bias), fractions.mean(axis=0), atol=1e-4)
 
 
 def test_a_head_finds_the_fractions_of_galaxies_it_has_not_seen():
     features, fractions, truth = galaxies(1200)
-    head = votes.fit(features[:900], fractions[:900])
+    head = vote_head.fit(features[:900], fractions[:900])
     error = np.sqrt(((head.probabilities(features[900:]) - truth[900:]) ** 2).mean())
     assert error < 0.35 * truth.std()
     assert head.unseen.shape == (900, 3)
@@ -49,9 +49,9 @@ def test_a_head_finds_the_fractions_of_galaxies_it_has_not_seen():
 
 def test_the_layers_of_a_network_give_the_head_s_probabilities():
     features, fractions, _ = galaxies()
-    head = votes.fit(features, fractions)
-    kernel, bias, last, last_bias = head.layers(votes.COMPONENTS)
-    assert kernel.shape == (6, votes.COMPONENTS)
+    head = vote_head.fit(features, fractions)
+    kernel, bias, last, last_bias = head.layers(vote_head.COMPONENTS)
+    assert kernel.shape == (6, vote_head.COMPONENTS)
     found = softmax((features @ kernel + bias) @ last + last_bias, axis=1)
     np.testing.assert_allclose(found, head.probabilities(features), atol=1e-9)
 
@@ -61,7 +61,7 @@ def test_a_fold_s_head_has_not_seen_its_galaxies():
     rng = np.random.default_rng(1)
     features = rng.normal(size=(200, 400))
     fractions = rng.dirichlet([1, 1, 1], 200)
-    head = votes.fit(features, fractions)
+    head = vote_head.fit(features, fractions)
     label = fractions.argmax(axis=1)
     assert (head.unseen.argmax(axis=1) == label).mean() < 0.45
     assert (head.probabilities(features).argmax(axis=1) == label).mean() > 0.45
@@ -74,7 +74,7 @@ def test_what_is_chosen_by_is_scikit_learn_s_macro_f1_and_balanced_accuracy(seed
     own = {"labels": np.unique(label), "average": "macro"}
     expected = metrics.f1_score(label, decided, **own, zero_division=0)
     recall = metrics.recall_score(label, decided, **own)
-    assert votes._merit(label, decided) == pytest.approx(expected + recall)
+    assert vote_head._merit(label, decided) == pytest.approx(expected + recall)
 
 
 def test_rare_classes_are_found_by_the_decision():
@@ -86,18 +86,18 @@ def test_rare_classes_are_found_by_the_decision():
 
 def test_merged_classes_have_the_votes_of_both():
     sample = pd.DataFrame([[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]], columns=RHO_COLUMNS)
-    found = votes.fractions(sample, ("2", "4+5+"))
+    found = vote_head.fractions(sample, ("2", "4+5+"))
     np.testing.assert_allclose(found, [[0.5, 0.5]])
-    found = votes.fractions(sample, ("1", "2", "3", "4", "5+", "?"))
+    found = vote_head.fractions(sample, ("1", "2", "3", "4", "5+", "?"))
     np.testing.assert_allclose(found, [[0.1, 0.2, 0.3, 0.15, 0.05, 0.2]])
 
 
 def test_of_equal_choices_the_strongest_penalty_and_the_simplest_decision_is_taken(monkeypatch):
     features, fractions, _ = galaxies()
-    monkeypatch.setattr(votes, "_merit", lambda label, decided: 1.0)
-    head = votes.fit(features, fractions)
-    assert (head.strength, head.power) == (min(votes.STRENGTHS), 0)
-    offsets = votes.fit_decision(fractions, fractions.argmax(axis=1), fractions.mean(axis=0))
+    monkeypatch.setattr(vote_head, "_merit", lambda label, decided: 1.0)
+    head = vote_head.fit(features, fractions)
+    assert head.strength == min(vote_head.STRENGTHS) and (head.offsets == 0).all()
+    offsets = vote_head.fit_decision(fractions, fractions.argmax(axis=1), fractions.mean(axis=0))
     assert (offsets == 0).all()
 
 
@@ -107,7 +107,7 @@ def test_a_fitted_decision_finds_the_rare_class():
     p = rng.dirichlet([9, 0.6, 0.6], 3000)
     label = (p.cumsum(axis=1) < rng.random((3000, 1))).sum(axis=1)
     frequencies = np.bincount(label) / len(label)
-    offsets = votes.fit_decision(p[:1500], label[:1500], frequencies)
+    offsets = vote_head.fit_decision(p[:1500], label[:1500], frequencies)
     plain, rare = p[1500:].argmax(axis=1), evaluation.decide(p[1500:], offsets)
     scores = [metrics.balanced_accuracy_score(label[1500:], d) for d in (plain, rare)]
     assert scores[1] > scores[0] + 0.05
@@ -117,7 +117,7 @@ def test_missing_fractions_are_refused():
     features, fractions, _ = galaxies(30)
     fractions[3] = np.nan
     with pytest.raises(InputError, match="1 of 30 galaxies have vote fractions"):
-        votes.fit(features, fractions)
+        vote_head.fit(features, fractions)
 
 
 @settings(max_examples=20, deadline=None)

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import softmax
 from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lib import evaluation
 from lib.schema import ARM_CLASSES, MERGES, RHO_COLUMNS, InputError, merged_classes
@@ -37,77 +39,44 @@ FOLDS = 3
 
 
 @dataclass(frozen=True)
-class Space:
-    """Standardised principal components of features.
-
-    Attributes
-    ----------
-    centre, scale : ndarray, (width,)
-        Of the features in training.
-    components : ndarray, (k, width)
-        Principal axes of the standardised features.
-    """
-
-    centre: np.ndarray
-    scale: np.ndarray
-    components: np.ndarray
-
-    @classmethod
-    def fit(cls, features: np.ndarray) -> Space:
-        """Find those of features, (n, width)."""
-        centre = features.mean(axis=0, dtype=float)
-        spread = features.std(axis=0, dtype=float)
-        scale = np.maximum(spread, 1e-6 * max(spread.max(), 1e-12))
-        k = min(COMPONENTS, features.shape[1], len(features) // 2)
-        pca = PCA(k, random_state=0).fit((features - centre) / scale)
-        return cls(centre, scale, pca.components_)
-
-    def of(self, features: np.ndarray) -> np.ndarray:
-        """Coordinates of features in the space, (n, k)."""
-        return (features - self.centre) / self.scale @ self.components.T
-
-
-@dataclass(frozen=True)
 class Head:
     """A fitted head.
 
     Attributes
     ----------
-    space : Space
+    components : sklearn.pipeline.Pipeline
+        From features, (n, width), to standardised principal components, (n, k).
     weights : ndarray, (k, classes)
     bias : ndarray, (classes,)
-    strength, power : float
-        As chosen from `STRENGTHS` and `POWERS`.
+    strength : float
+        As chosen from `STRENGTHS`.
     offsets : ndarray, (classes,)
-        `power` times the logarithm of each class's mean fraction, which a decision subtracts.
-    temperature : float
-        That calibrates the probabilities of the *label*, the class with most votes, which is surer
-        than single votes are.
+        Of the decision, see `fit_decision`.
     unseen : ndarray, (n, classes)
         Probabilities of the training galaxies by heads that had not seen them, from the folds.
     """
 
-    space: Space
+    components: Pipeline
     weights: np.ndarray
     bias: np.ndarray
     strength: float
-    power: float
     offsets: np.ndarray
-    temperature: float
     unseen: np.ndarray
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Expected vote fractions, float64, (n, classes)."""
-        return _probabilities(self.space.of(features), self.weights, self.bias)
+        reduced = self.components.transform(np.asarray(features, float))
+        return softmax(reduced @ self.weights + self.bias, axis=1)
 
     def layers(self, units: int) -> tuple[np.ndarray, ...]:
         """Kernel and bias of a linear dense layer of `units`, and of the softmax layer after it."""
-        space, k = self.space, len(self.weights)
-        kernel = np.zeros((len(space.scale), units))
-        kernel[:, :k] = (space.components / space.scale).T
+        (_, scaler), (_, pca) = self.components.steps
+        k = len(self.weights)
+        kernel = np.zeros((pca.n_features_in_, units))
+        kernel[:, :k] = (pca.components_ / scaler.scale_).T
         last = np.zeros((units, len(self.bias)))
         last[:k] = self.weights
-        return kernel, -space.centre @ kernel, last, self.bias
+        return kernel, -scaler.mean_ @ kernel, last, self.bias
 
 
 def fractions(sample: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
@@ -135,7 +104,7 @@ def fractions(sample: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 0) -> Head:
-    """Fit a head; penalty, power and temperature are chosen inside the galaxies given.
+    """Fit a head; penalty and power of the decision are chosen inside the galaxies given.
 
     Parameters
     ----------
@@ -158,30 +127,17 @@ def fit(features: np.ndarray, fractions: np.ndarray, *, label=None, seed: int = 
     if bad.any():
         raise InputError(
             f"{bad.sum()} of {len(bad)} galaxies have vote fractions that are missing or do not "
-            "add up to 1: the recipe `votes` needs the fractions of every galaxy it trains on"
+            "add up to 1: a vote head needs the fractions of every galaxy it trains on"
         )
     label = fractions.argmax(axis=1) if label is None else np.asarray(label)
+    features = np.asarray(features, float)
     unseen = _unseen(features, fractions, label, seed)
-    frequencies = np.log(np.maximum(fractions.mean(axis=0), 1e-4))
-    merits = {
-        (strength, power): _merit(label, evaluation.decide(p, power * frequencies))
-        for strength, p in unseen.items()
-        for power in POWERS
-    }
-    # The first of equal ones: the strongest penalty, and the decision nearest to the arg-max.
-    strength, power = max(merits, key=merits.get)
-    space = Space.fit(features)
-    weights, bias = soft_regression(space.of(features), fractions, strength)
-    return Head(
-        space,
-        weights,
-        bias,
-        strength,
-        power,
-        power * frequencies,
-        evaluation.fit_temperature(unseen[strength], label),
-        unseen[strength],
-    )
+    offsets = {s: fit_decision(p, label, fractions.mean(axis=0)) for s, p in unseen.items()}
+    merit = {s: _merit(label, evaluation.decide(p, offsets[s])) for s, p in unseen.items()}
+    strength = max(merit, key=merit.get)  # of equal ones the strongest penalty
+    reducer = _components(features)
+    weights, bias = soft_regression(reducer.transform(features), fractions, strength)
+    return Head(reducer, weights, bias, strength, offsets[strength], unseen[strength])
 
 
 def fit_decision(
@@ -262,8 +218,10 @@ def soft_regression(
     return table[:-1], table[-1] - table[-1].mean()
 
 
-def _probabilities(reduced: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return np.exp(log_softmax(reduced @ weights + bias, axis=1))
+def _components(features: np.ndarray) -> Pipeline:
+    """Standardised principal components, at most half as many as there are galaxies."""
+    k = min(COMPONENTS, features.shape[1], len(features) // 2)
+    return make_pipeline(StandardScaler(), PCA(k, random_state=0)).fit(features)
 
 
 def _unseen(features, fractions, label, seed: int) -> dict[float, np.ndarray]:
@@ -275,12 +233,12 @@ def _unseen(features, fractions, label, seed: int) -> dict[float, np.ndarray]:
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         parts = list(folds.split(label, label))
     for train, test in parts:
-        space, start = Space.fit(features[train]), None
-        own, other = space.of(features[train]), space.of(features[test])
+        reducer, start = _components(features[train]), None
+        own, other = (reducer.transform(features[part]) for part in (train, test))
         for strength in STRENGTHS:
             weights, bias = soft_regression(own, fractions[train], strength, start)
             start = np.vstack([weights, bias])
-            found[strength][test] = _probabilities(other, weights, bias)
+            found[strength][test] = softmax(other @ weights + bias, axis=1)
     return found
 
 
