@@ -14,7 +14,6 @@ import pandas as pd
 from scipy import ndimage
 
 from lib.explain.localisation import disc_shape
-from lib.explain.pixels import sky_level
 from lib.schema import InputError
 
 MODES = range(1, 7)
@@ -200,47 +199,8 @@ def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: 
     )
 
 
-def light(images: np.ndarray) -> np.ndarray:
-    """Light above the sky in the mean channel, float32 (n, height, width): the map to beat."""
-    return (np.asarray(images, "float32") - sky_level(images)).mean(axis=-1)
-
-
-def polar_contrasts(
-    maps: np.ndarray, cutouts: np.ndarray, *, r_min: float, r_max: float
-) -> np.ndarray:
-    """Contrast of the polar views of many maps, stretched to face-on by their images' shapes.
-
-    Parameters
-    ----------
-    maps : ndarray, (n, height, width)
-    cutouts : ndarray, (n, height, width, channels)
-        See `arm_table`.
-    r_min, r_max : float
-        In pixels.
-
-    Returns
-    -------
-    ndarray, float64 (n, rows, columns)
-    """
-    made = []
-    for values, image in zip(maps, cutouts, strict=True):
-        axis_ratio, angle = disc_shape(image)
-        polar = polar_view(
-            np.clip(values, 0, None), r_min=r_min, r_max=r_max, axis_ratio=axis_ratio,
-            position_angle=angle,
-        )  # fmt: skip
-        made.append(contrast(polar))
-    return np.stack(made)
-
-
 def arm_table(
-    maps: np.ndarray,
-    cutouts: np.ndarray,
-    galaxies: pd.DataFrame,
-    truth: pd.DataFrame | None,
-    *,
-    r_min: float,
-    r_max: float,
+    maps: np.ndarray, cutouts: np.ndarray, galaxies: pd.DataFrame, *, r_min: float, r_max: float
 ) -> pd.DataFrame:
     """Read the arms of many maps; the disc's orientation comes from each galaxy's image.
 
@@ -248,103 +208,23 @@ def arm_table(
     ----------
     maps : ndarray, (n, height, width)
     cutouts : ndarray, (n, height, width, channels)
-        The same galaxies, as wide as there are: the disc's orientation is measured on them. Their
-        size may differ from the maps'.
+        The same galaxies, as wide as there are. Their size may differ from the maps'.
     galaxies : DataFrame
         n rows with galaxy_id and label.
-    truth : DataFrame or None
-        The mock survey's truth table.
     r_min, r_max : float
         In pixels.
 
     Returns
     -------
     DataFrame
-        galaxy_id, label, what was read (m, arm_class, pitch, winding, strength, coherence) and,
-        with a truth table, true_m (0 for flocculent galaxies) and true_pitch (NaN for them).
+        galaxy_id, label, the attributes of `Arms`, and ``arm_class``.
     """
     rows = []
-    for values, image, galaxy in zip(maps, cutouts, galaxies.itertuples(), strict=True):
+    for values, image in zip(maps, cutouts, strict=True):
         axis_ratio, angle = disc_shape(image)
         found = read_arms(
             values, r_min=r_min, r_max=r_max, axis_ratio=axis_ratio, position_angle=angle
         )
-        rows.append(
-            {
-                "galaxy_id": galaxy.galaxy_id,
-                "label": galaxy.label,
-                **asdict(found),
-                "arm_class": found.arm_class,
-            }
-        )
-    table = pd.DataFrame(rows)
-    if truth is None:
-        return table
-    true = truth.set_index("galaxy_id").loc[table["galaxy_id"]]
-    n_arms = true["n_arms"].to_numpy()
-    return table.assign(
-        true_m=n_arms, true_pitch=np.where(n_arms > 0, true["pitch"].to_numpy(), np.nan)
-    )
-
-
-def agreement(table: pd.DataFrame) -> dict[str, float]:
-    """How well arms read from maps agree with labels and truth.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `arm_table`.
-
-    Returns
-    -------
-    dict
-        ``galaxies`` with a countable label (not "?"); ``label accuracy`` among them and
-        ``balanced`` (mean over classes); with truth also ``true accuracy`` over galaxies with arms
-        and ``pitch error``, the median absolute error in degrees where m was found.
-    """
-    countable = table[table["label"] != "?"]
-    right = countable["arm_class"] == countable["label"]
-    scores = {
-        "galaxies": len(countable),
-        "label accuracy": right.mean(),
-        "balanced": right.groupby(countable["label"]).mean().mean(),
-    }
-    if "true_m" in table:
-        armed = table[table["true_m"] > 0]
-        found = armed["m"] == armed["true_m"]
-        scores["true accuracy"] = found.mean()
-        error = (armed["pitch"] - armed["true_pitch"]).abs()[found]
-        scores["pitch error"] = error.median()
-    return scores
-
-
-def multiple_or_flocculent(table: pd.DataFrame, seed: int = 42) -> dict[str, float]:
-    """Does coherence tell multiple-arm galaxies (true m >= 3) from flocculent ones (m = 0)?
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `arm_table`, with truth.
-    seed : int
-
-    Returns
-    -------
-    dict
-        ``auc`` of the receiver operating characteristic, its 95 % interval ``low`` and ``high``
-        (1,000 bootstrap draws within either kind), and the numbers ``multiple`` and
-        ``flocculent``. NaN with fewer than three of either.
-    """
-    groups = [table.query(q)["coherence"].to_numpy() for q in ("true_m >= 3", "true_m == 0")]
-    counts = {"multiple": len(groups[0]), "flocculent": len(groups[1])}
-    if min(counts.values()) < 3:
-        return {"auc": np.nan, "low": np.nan, "high": np.nan, **counts}
-    rng = np.random.default_rng(seed)
-    draws = [_auc(*(rng.choice(g, len(g)) for g in groups)) for _ in range(1000)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"auc": _auc(*groups), "low": low, "high": high, **counts}
-
-
-def _auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive exceeds a negative; ties count half (scikit-learn's, only faster)."""
-    difference = positive[:, None] - negative
-    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+        rows.append({**asdict(found), "arm_class": found.arm_class})
+    keys = galaxies[["galaxy_id", "label"]].reset_index(drop=True)
+    return pd.concat([keys, pd.DataFrame(rows)], axis=1)
