@@ -46,7 +46,6 @@
 # project's library keeps the maps, and scores them.
 
 # %%
-import keras
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -188,7 +187,7 @@ methods = {
 right = predicted["B0"].query("label == predicted")
 example = pd.concat([right.query("label == '2'"), right, predicted["B0"]]).iloc[0]
 b0_network, depths = subjects["B0"].run.model, [f"block{k}a_activation" for k in (2, 3, 5)]
-tap = keras.Model(b0_network.inputs[0], [b0_network.get_layer(name).output for name in depths])
+tap = tf.keras.Model(b0_network.inputs[0], [b0_network.get_layer(name).output for name in depths])
 figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.9))
 for axes, name, layer in zip(panels, depths, tap(subjects["B0"].inputs([example["galaxy_id"]]))):
     channels = np.moveaxis(layer.numpy()[0], -1, 0)
@@ -213,7 +212,7 @@ style.show(figure, out / "fig08_feature_maps.png", caption)
 def gallery(galaxies, subject, names, across):
     across = min(across, len(galaxies))
     rows, columns = -(-len(galaxies) // across), across * (1 + len(names))
-    size = style.WIDTH * np.array([1, 1.3 * rows / columns])
+    size = style.WIDTH * np.array([1, 1.2 * rows / columns])
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False)
     made = [subject.maps(methods[name], galaxies) for name in names]
     cutouts = subject.cutouts(galaxies["galaxy_id"])
@@ -235,13 +234,12 @@ def gallery(galaxies, subject, names, across):
 # and wrongly (Fig. 10). Look for what pulled the network to the wrong class.
 
 # %%
-caption = "galaxies of each label with the highest p, and their maps for the predicted class."
 for number, test in (("09", "=="), ("10", "!=")):
     for name, s in subjects.items():
         chosen = predicted[name].query(f"label {test} predicted").groupby("label").head(2)
         figure = gallery(chosen.sort_values("label"), s, ["Grad-CAM++", "SmoothGrad"], across=2)
-        title = f"{name}, label {test} prediction: {caption} The paper's Fig. {int(number)}."
-        style.show(figure, out / f"fig{number}_{name}.png", title)
+        caption = f"{name}, label {test} prediction; compare with the paper's Fig. {int(number)}."
+        style.show(figure, out / f"fig{number}_{name}.png", caption)
 
 # %% [markdown]
 # ## 5 Your galaxy, by every method
@@ -271,9 +269,8 @@ ids = shuffled.groupby("label").head(scored_per_class)["galaxy_id"].sort_values(
 scored, made = {name: s.table(ids) for name, s in subjects.items()}, {}
 for name, s in subjects.items():
     made[name] = {method: s.maps(function, scored[name]) for method, function in methods.items()}
-    for control in faithfulness.CONTROLS:
-        made[name][control] = faithfulness.control_maps(control, s.inputs(ids), seed)
-display(scored["B0"]["label"].value_counts().rename("galaxies that are scored").to_frame().T)
+    made[name] |= faithfulness.control_maps(s.inputs(ids), seed)
+display(scored["B0"]["label"].value_counts(sort=False).to_frame("galaxies that are scored").T)
 
 # %% [markdown]
 # ### 6.2 Insertion and deletion
@@ -304,10 +301,8 @@ grid = sns.catplot(areas, x="difference", y="map", hue="map", col="model", kind=
                    linestyle="none", errorbar=("ci", 95), seed=seed, palette="colorblind",
                    legend=False, height=2.8, aspect=1.25)  # fmt: skip
 grid.set_titles(f"{{col_name}}, {kind} galaxies").set_axis_labels("score S", "")
-caption = "; ".join(
-    f"for {name}, {which} beats a centred Gaussian" for name, which in beats.items()
-)
-caption = f"Score of each map, mean and 95 % interval, larger is more faithful: {caption}."
+caption = "; ".join(f"{name}: {which}" for name, which in beats.items())
+caption = f"Scores, mean and 95 % interval. More faithful than a centred Gaussian: {caption}."
 style.show(grid.figure, out / "faithfulness.png", caption)
 
 # %% [markdown]
@@ -320,9 +315,7 @@ style.show(grid.figure, out / "faithfulness.png", caption)
 
 # %%
 tried, tuned = ids.sample(min(sanity_galaxies, len(ids)), random_state=seed), ids.head(32)
-cascaded = [
-    s.sanity(methods, s.table(tried), tuned, depths=4, seed=seed) for s in subjects.values()
-]
+cascaded = (s.sanity(methods, s.table(tried), tuned, 4, seed) for s in subjects.values())
 cascaded = pd.concat(cascaded, ignore_index=True)
 verdicts = cascaded.query("depth == 1").groupby(["model", "map"])["correlation"].mean()
 survivors = verdicts[verdicts > sanity.SURVIVES]
@@ -336,10 +329,8 @@ grid = sns.relplot(cascaded, x="depth", y="correlation", hue="map", style="map",
                    kind="line", errorbar=None, markers=True, palette="colorblind", height=2.6)  # fmt: skip
 grid.refline(y=sanity.SURVIVES).set_titles(f"{{col_name}}, {kind} galaxies")
 grid.set_axis_labels("share of the stages re-initialised", "rank correlation along rings")
-caption = (
-    f"Maps of ever more random networks against those of the trained one, mean of {len(tried)} "
-)
-style.show(grid.figure, out / "sanity.png", f"{caption} galaxies.")
+caption = f"Maps of ever more random networks against the trained ones', {len(tried)} galaxies."
+style.show(grid.figure, out / "sanity.png", caption)
 
 # %% [markdown]
 # ## 8 Localisation
@@ -352,11 +343,11 @@ style.show(grid.figure, out / "sanity.png", f"{caption} galaxies.")
 # map finds the arms, by average precision, than its own azimuthal average does.
 
 # %%
-wide = subjects["B0"].wide_cutouts(ids)
-binning = subjects["B0"].images.index.attrs["binning"]
 located = [
-    localisation.locate(values, wide, scored[name], truth, binning).assign(model=name, map=method)
-    for name in subjects
+    localisation.locate(values, s.wide_cutouts(ids), scored[name], truth, s.binning).assign(
+        model=name, map=method
+    )
+    for name, s in subjects.items()
     for method, values in made[name].items()
 ]
 located = pd.concat(located, ignore_index=True)
@@ -366,13 +357,13 @@ located.to_csv(out / "localisation.csv", index=False)
 # Draw the mean of each score by map.
 
 # %%
-scores = located.groupby(["model", "map"], sort=False)[list(located.filter(regex="energy|gain"))]
-areas_of = located.filter(like="area_").mean().rename(lambda c: c.removeprefix("area_"))
+scores = located.filter(regex="^(model|map|energy|gain)").groupby(["model", "map"], sort=False)
 figure, axes = plt.subplots(figsize=(style.WIDTH, 4))
 sns.heatmap(scores.mean(), annot=True, fmt=".2f", cmap="cividis", cbar=False, ax=axes)
 axes.set(xlabel=f"mean over {len(ids)} {kind} galaxies", ylabel="network and map")
-caption = ", ".join(f"{name} {area:.2f}" for name, area in areas_of.items())
-style.show(figure, out / "localisation.png", f"Where maps lie. Share of the pixels: {caption}.")
+axes.set_xticklabels([t.get_text().replace("_", " on\n") for t in axes.get_xticklabels()])
+area = ", ".join(f"{k[5:]} {v:.2f}" for k, v in located.filter(like="area_").mean().items())
+style.show(figure, out / "localisation.png", f"Where maps lie; shares of the pixels: {area}.")
 
 # %% [markdown]
 # ### 8.2 The paper's sentences
@@ -421,15 +412,14 @@ display(tested.round(3))
 # beat.
 
 # %%
-r90 = localisation.R90 / binning
-half = min(s.run.settings["crop"] for s in subjects.values()) / 2
+wide, r90 = subjects["B0"].wide_cutouts(ids), localisation.R90 / subjects["B0"].binning
+light = {"image": (wide - pixels.sky_level(wide)).mean(axis=-1)}
+light |= {f"{name}: {method}": made[name][method] for name in subjects for method in methods}
+half = min(values.shape[1] for values in light.values()) / 2
 radii = {"r_min": 0.2 * r90, "r_max": min(1.2 * r90, half)}
-light = (wide - pixels.sky_level(wide)).mean(axis=-1)
-readings = {"image": arms.arm_table(light, wide, scored["B0"], **radii)}
-for name in subjects:
-    for method in methods:
-        own = arms.arm_table(made[name][method], wide, scored[name], **radii)
-        readings[f"{name}: {method}"] = own
+read = [arms.arm_table(values, wide, scored["B0"], **radii) for values in light.values()]
+read = pd.concat(read, keys=light, names=["read from"]).reset_index("read from")
+read.to_csv(out / "arms.csv", index=False)
 
 # %% [markdown]
 # Compare with the labels, class by class: the share of galaxies whose arm number is read right.
@@ -438,17 +428,15 @@ for name in subjects:
 # $m \ge 3$ against flocculent galaxies.
 
 # %%
-read = pd.concat(readings, names=["read from"]).reset_index("read from")
-read.to_csv(out / "arms.csv", index=False)
 right = read.assign(right=read["arm_class"] == read["label"]).query("label != '?'")
 agreement = right.pivot_table("right", "read from", "label")
 agreement["mean"] = agreement.mean(axis=1)
 if truth is not None:
     true = read.merge(truth[["galaxy_id", "n_arms"]]).query("n_arms == 0 or n_arms >= 3")
-    for name, part in true.groupby("read from"):
-        area = roc_auc_score(part["n_arms"] > 0, part["coherence"])
-        agreement.loc[name, "multiple or flocculent"] = area
-display(agreement.sort_values("mean", ascending=False).round(2))
+    groups = true.groupby("read from")[["n_arms", "coherence"]]
+    area = groups.apply(lambda part: roc_auc_score(part["n_arms"] > 0, part["coherence"]))
+    agreement["multiple or flocculent"] = area
+display(agreement.sort_values("mean", ascending=False).dropna(axis=1).round(2))
 
 # %% [markdown]
 # ## 10 What was found
@@ -458,24 +446,18 @@ display(agreement.sort_values("mean", ascending=False).round(2))
 # %%
 best = board[board["map"].isin(methods)].groupby("model").first()
 lines = [
-    f"- **{name}: {beats[name]} beats a centred Gaussian** in faithfulness. The best map, {row['map']}, "
-    f"gains {row['gain']:+.3f} (95 % interval {row['gain low']:+.3f} to {row['gain high']:+.3f}; "
-    f"{row['galaxies']} {kind} galaxies)."
+    f"- **More faithful to {name} than a centred Gaussian: {beats[name]}.** Gain of the best map, "
+    f"{row['map']}: {row['gain']:+.3f} (95 % interval {row['gain low']:+.3f} to "
+    f"{row['gain high']:+.3f}; {row['galaxies']} {kind} galaxies)."
     for name, row in best.iterrows()
 ]
 flagged = ", ".join(f"{method} ({name})" for name, method in survivors.index) or "none"
-lines.append(
-    f"- Maps that stay alike when the network is random ({len(tried)} galaxies): {flagged}."
-)
+lines.append(f"- Maps that stay alike when the network is random: {flagged}.")
 told = tested.groupby("verdict")["sentence"].agg("; ".join)
-lines.append(
-    "- The paper's sentences: " + ". ".join(f"**{k}**: {v}" for k, v in told.items()) + "."
-)
-top = agreement["mean"].drop("image")
-lines.append(
-    f"- The arm number is read right from the image for {agreement['mean']['image']:.0%} of the "
-    f"galaxies (mean of the classes), from the best map ({top.idxmax()}) for {top.max():.0%}."
-)
+lines += ["- Paper's sentences, " + "; ".join(f"**{k}**: {v}" for k, v in told.items()) + "."]
+means = agreement["mean"].sort_values(ascending=False)
+right = ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
+lines.append(f"- Arm numbers read right (mean of the classes): {right}.")
 report.write_json(out / "metrics.json", {"maps": board, "arms": agreement.to_dict("index")})
 display(Markdown("\n".join(lines)))
 

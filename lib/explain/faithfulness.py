@@ -18,44 +18,35 @@ from lib.explain.pixels import sky_level
 from lib.schema import InputError
 
 CENTRED = "centred Gaussian"
-CONTROLS = ("random", CENTRED, "edges")
-"""Maps made without the network."""
+"""The control map that a map has to beat."""
 
 
-def control_maps(control: str, images: np.ndarray, seed: int) -> np.ndarray:
+def control_maps(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Maps that know nothing of the network.
 
     Parameters
     ----------
-    control : str
-        ``random`` (noise smoothed to a sixteenth of the image, so that it is as coarse as a map),
-        ``centred Gaussian`` (standard deviation a sixth of the image's width), or ``edges`` (Sobel
-        gradient of the image's mean channel).
     images : ndarray, (n, height, width, channels)
     seed : int
 
     Returns
     -------
-    ndarray, float64 (n, height, width)
-
-    Raises
-    ------
-    InputError
-        If the control is unknown.
+    dict
+        Name to float64 (n, height, width): ``random`` (noise smoothed to a sixteenth of the image,
+        so that it is as coarse as a map), ``centred Gaussian`` (standard deviation a sixth of the
+        image's width), and ``edges`` (Sobel gradient of the image's mean channel).
     """
     n, height, width = images.shape[:3]
-    if control == "random":
-        noise = np.random.default_rng(seed).normal(size=(n, height, width))
-        smooth = ndimage.gaussian_filter(noise, (0, height / 16, width / 16))
-        return smooth - smooth.min(axis=(1, 2), keepdims=True)
-    if control == CENTRED:
-        y, x = np.mgrid[:height, :width]
-        square = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
-        return np.repeat(np.exp(-square / 2 / (width / 6) ** 2)[None], n, axis=0)
-    if control == "edges":
-        grey = images.mean(axis=-1)
-        return np.hypot(ndimage.sobel(grey, axis=1), ndimage.sobel(grey, axis=2))
-    raise InputError(f"unknown control {control!r}: choose from {', '.join(CONTROLS)}")
+    noise = np.random.default_rng(seed).normal(size=(n, height, width))
+    noise = ndimage.gaussian_filter(noise, (0, height / 16, width / 16))
+    y, x = np.mgrid[:height, :width]
+    square = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
+    grey = images.mean(axis=-1)
+    return {
+        "random": noise - noise.min(axis=(1, 2), keepdims=True),
+        CENTRED: np.repeat(np.exp(-square / 2 / (width / 6) ** 2)[None], n, axis=0),
+        "edges": np.hypot(ndimage.sobel(grey, axis=1), ndimage.sobel(grey, axis=2)),
+    }
 
 
 def curves(

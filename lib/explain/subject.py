@@ -50,6 +50,11 @@ class Subject:
     explainer: Explainer
     cache: Path
 
+    @property
+    def binning(self) -> int:
+        """Pixels of a survey's image along a pixel of the cache."""
+        return self.images.index.attrs["binning"]
+
     def inputs(self, galaxy_ids) -> np.ndarray:
         """Images as the network takes them, float32 (n, crop, crop, channels)."""
         return network_input(self.cutouts(galaxy_ids), self.images.colour)
@@ -160,7 +165,7 @@ class Subject:
         return pd.concat(found, ignore_index=True)
 
     def sanity(
-        self, methods: dict[str, Callable], galaxies: pd.DataFrame, calibration_ids, *,
+        self, methods: dict[str, Callable], galaxies: pd.DataFrame, calibration_ids,
         depths: int, seed: int,
     ) -> pd.DataFrame:  # fmt: skip
         """Maps against those of ever more random networks, see `lib.explain.sanity.cascade`.

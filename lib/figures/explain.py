@@ -19,13 +19,13 @@ def show_map(axes: plt.Axes, image: np.ndarray, values: np.ndarray | None = None
     axes : Axes
     image : ndarray, uint8 (height, width, 1 or 3)
     values : ndarray, (height, width), optional
-        Drawn from zero to its 99.5th percentile, so that single bright pixels do not hide the rest,
-        in a colour map that is safe for colour-blind eyes; the paper used jet.
+        Drawn from its lowest value, or zero, to its 99.5th percentile, so that single bright pixels
+        do not hide the rest, in colours that are safe for colour-blind eyes; the paper used jet.
     """
     axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
     if values is not None:
-        high = max(float(np.percentile(values, 99.5)), 1e-12)
-        axes.imshow(values, cmap="cividis", alpha=0.72, vmin=0, vmax=high)
+        low, high = max(0.0, values.min()), np.percentile(values, 99.5)
+        axes.imshow(values, cmap="cividis", alpha=0.72, vmin=low, vmax=max(high, low + 1e-12))
     axes.set(xticks=[], yticks=[])
 
 
