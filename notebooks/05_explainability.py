@@ -286,7 +286,7 @@ display(scored["B0"]["label"].value_counts(sort=False).to_frame("galaxies that a
 
 # %%
 curves = pd.concat(s.curves(made[name], scored[name], steps=7) for name, s in subjects.items())
-areas = faithfulness.areas(curves, ["model", "map", "galaxy_id"])
+areas = faithfulness.areas(curves)
 board = faithfulness.scoreboard(areas, seed)
 board.to_csv(out / "faithfulness.csv", index=False)
 better = board[board["map"].isin(methods) & (board["gain low"] > 0)].groupby("model")["map"]

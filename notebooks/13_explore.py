@@ -54,7 +54,7 @@ from lib.explain import explore
 from lib.explain.subject import open_subject
 from lib.figures import explain as figures
 from lib.figures import style
-from lib.schema import InputError
+from lib.schema import RHO_COLUMNS, InputError, probability_columns
 
 style.use()
 
@@ -101,7 +101,13 @@ classes = subjects["B0"].run.classes
 
 # %%
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-table = explore.galaxies(sample, {name: s.run.predictions for name, s in subjects.items()})
+told = {role: s.table().set_index("galaxy_id") for role, s in subjects.items()}
+both = told["B0"].join(told["V2M"], how="inner", lsuffix="_B0", rsuffix="_V2M")
+p = [both[[f"{c}_{role}" for c in probability_columns(classes)]].to_numpy() for role in told]
+both = both.filter(regex="^pr").assign(label=both["label_B0"], split=both["split_B0"])
+both["disagreement"] = np.abs(p[0] - p[1]).sum(axis=1) / 2
+table = both.join(sample.set_index("galaxy_id")[list(RHO_COLUMNS)], how="inner").reset_index()
+table = table.sort_values(["disagreement", "galaxy_id"], ascending=[False, True])
 display(table.head().round(3))
 
 # %% [markdown]
@@ -131,10 +137,12 @@ def grad_cam_plus_plus(network, image, target):
 # %% [markdown]
 # SmoothGrad averages over 20 noisy copies of the image; fewer are quicker.
 
-
 # %%
+seed = 42
+
+
 def smooth_grad(network, image, target):
-    noise = np.random.default_rng(42).normal(size=(20, *image.shape)).astype("float32")
+    noise = np.random.default_rng(seed).normal(size=(20, *image.shape)).astype("float32")
     noise *= 0.20 * (tf.reduce_max(image) - tf.reduce_min(image))
     slopes = Saliency(network, clone=False)(
         logit(target), image + noise, keepdims=True, normalize_map=False, gradient_modifier=tf.abs

@@ -28,29 +28,27 @@ def spiral(m: int, pitch: float, winding: int = 1, q: float = 1.0, angle: float 
 @pytest.mark.parametrize("winding", [-1, 1])
 def test_number_pitch_and_winding_of_a_drawn_spiral(m, pitch, winding):
     found = arms.read_arms(spiral(m, pitch, winding), r_min=10, r_max=60)
-    assert found.m == m and found.winding == winding
-    assert found.pitch == pytest.approx(pitch, rel=0.05)
-    # Interpolation between pixels blunts narrow arms close to the centre a little.
-    assert found.strength == pytest.approx(0.6, rel=0.2)
-    assert found.coherence > 0.9
-    assert found.arm_class == ("5+" if m >= 5 else str(m))
+    assert found["m"] == m and found["winding"] == winding
+    assert found["pitch"] == pytest.approx(pitch, rel=0.05)
+    assert found["coherence"] > 0.9
+    assert found["arm_class"] == ("5+" if m >= 5 else str(m))
 
 
 def test_inclined_spiral_is_stretched_to_face_on():
     image = spiral(2, 18, q=0.6, angle=35)
     found = arms.read_arms(image, r_min=10, r_max=60, axis_ratio=0.6, position_angle=35)
-    assert found.m == 2 and found.pitch == pytest.approx(18, rel=0.05)
-    assert found.coherence > arms.read_arms(image, r_min=10, r_max=60).coherence
+    assert found["m"] == 2 and found["pitch"] == pytest.approx(18, rel=0.05)
+    assert found["coherence"] > arms.read_arms(image, r_min=10, r_max=60)["coherence"]
 
 
 def test_turning_the_map_turns_nothing_but_the_phase():
     image = spiral(3, 20)
     upright = arms.read_arms(image, r_min=10, r_max=60)
     turned = arms.read_arms(np.rot90(image), r_min=10, r_max=60)
-    assert (turned.m, turned.winding) == (upright.m, upright.winding)
-    assert turned.pitch == pytest.approx(upright.pitch, rel=1e-6)
+    assert (turned["m"], turned["winding"]) == (upright["m"], upright["winding"])
+    assert turned["pitch"] == pytest.approx(upright["pitch"], rel=1e-6)
     mirrored = arms.read_arms(image[:, ::-1], r_min=10, r_max=60)
-    assert mirrored.winding == -upright.winding
+    assert mirrored["winding"] == -upright["winding"]
 
 
 def test_shape_of_an_inclined_disc():
@@ -68,9 +66,9 @@ def test_coherence_is_low_without_spirals():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-64:64, -64:64] + 0.5
     clumpy = np.exp(-np.hypot(x, y) / 25) * (1 + 0.6 * rng.normal(size=(SIZE, SIZE)))
-    assert arms.read_arms(clumpy, r_min=10, r_max=60).coherence < 0.2
+    assert arms.read_arms(clumpy, r_min=10, r_max=60)["coherence"] < 0.2
     smooth = arms.read_arms(np.ones((SIZE, SIZE)), r_min=10, r_max=60)
-    assert smooth.m == 0 and np.isnan(smooth.pitch) and smooth.coherence == 0
+    assert smooth["m"] == 0 and np.isnan(smooth["pitch"]) and smooth["coherence"] == 0
 
 
 def test_radii_must_fit():

@@ -12,65 +12,13 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from astropy.table import Table
 from matplotlib.figure import Figure
 
-from lib.evaluation import predicted_probability
 from lib.paths import atomic
-from lib.schema import RHO_COLUMNS, InputError
 
 ANY = "any"
-
-
-def galaxies(sample: pd.DataFrame, predictions: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What two networks say of each galaxy, beside its votes.
-
-    Parameters
-    ----------
-    sample : DataFrame
-        `galaxy_id` and the vote fractions of `lib.schema.RHO_COLUMNS`.
-    predictions : dict
-        Role of each of the two networks to its predictions.
-
-    Returns
-    -------
-    DataFrame
-        Galaxies that both predict, the strongest disagreement first: `galaxy_id`, `label`, `split`;
-        per network `predicted_<role>` and `probability_<role>`, that of the predicted class;
-        `disagreement`, half the sum of the absolute differences of their probabilities; and the
-        vote fractions.
-
-    Raises
-    ------
-    InputError
-        If the networks tell other classes apart.
-    """
-    (one, first), (two, second) = predictions.items()
-    columns = [[c for c in table if c.startswith("p_")] for table in (first, second)]
-    if columns[0] != columns[1]:
-        raise InputError(
-            f"{one} has the classes {columns[0]}, {two} has {columns[1]}: choose two trainings "
-            "with the same merge of classes"
-        )
-    told = [
-        table.assign(probability=predicted_probability)
-        .set_index("galaxy_id")
-        .add_suffix(f"_{role}")
-        for role, table in predictions.items()
-    ]
-    both = told[0].join(told[1], how="inner").join(sample.set_index("galaxy_id"), how="inner")
-    p, q = (both[[f"{c}_{role}" for c in columns[0]]].to_numpy() for role in (one, two))
-    table = both[[f"label_{one}", f"split_{one}"]].set_axis(["label", "split"], axis=1)
-    for role in predictions:
-        table[f"predicted_{role}"] = both[f"predicted_{role}"]
-        table[f"probability_{role}"] = both[f"probability_{role}"]
-    table["disagreement"] = np.abs(p - q).sum(axis=1) / 2
-    table = table.join(both[list(RHO_COLUMNS)]).reset_index()
-    return table.sort_values(
-        ["disagreement", "galaxy_id"], ascending=[False, True], ignore_index=True
-    )
 
 
 class Browser:
@@ -79,7 +27,8 @@ class Browser:
     Parameters
     ----------
     table : DataFrame
-        From `galaxies`.
+        Galaxies in their order: `galaxy_id`, `label`, `disagreement`, and for each role
+        `predicted_<role>` and `probability_<role>`.
     classes, roles : sequence of str
         Classes, and roles of the two networks.
     draw : callable
@@ -121,7 +70,7 @@ class Browser:
 
     @property
     def selection(self) -> pd.DataFrame:
-        """Galaxies that fit the filters, the strongest disagreement first."""
+        """Galaxies that fit the filters, in the table's order."""
         chosen, table = {name: widget.value for name, widget in self.filters.items()}, self.table
         role = chosen["role"]
         fits = table[f"probability_{role}"].between(*chosen["probability"])

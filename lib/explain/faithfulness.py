@@ -41,11 +41,11 @@ def control_maps(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     noise = ndimage.gaussian_filter(noise, (0, height / 16, width / 16))
     y, x = np.mgrid[:height, :width]
     square = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
-    grey = images.mean(axis=-1)
+    slopes = [[ndimage.sobel(grey, axis=k) for grey in images.mean(axis=-1)] for k in (0, 1)]
     return {
         "random": noise - noise.min(axis=(1, 2), keepdims=True),
         CENTRED: np.repeat(np.exp(-square / 2 / (width / 6) ** 2)[None], n, axis=0),
-        "edges": np.hypot(ndimage.sobel(grey, axis=1), ndimage.sobel(grey, axis=2)),
+        "edges": np.hypot(*slopes),
     }
 
 
@@ -106,21 +106,10 @@ def curves(
     return pd.concat(rows, ignore_index=True)
 
 
-def areas(followed: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Area under each galaxy's curves.
-
-    Parameters
-    ----------
-    followed : DataFrame
-        From `curves`, with columns `keys` that tell the curves apart.
-
-    Returns
-    -------
-    DataFrame
-        `keys`, insertion, deletion, and ``difference``, insertion less deletion.
-    """
+def areas(followed: pd.DataFrame) -> pd.DataFrame:
+    """Areas under `curves` by model, map and galaxy_id: insertion, deletion, and `difference`."""
     kinds = ["insertion", "deletion"]
-    table = followed.groupby(keys, sort=False)[["fraction", *kinds]].apply(
+    table = followed.groupby(["model", "map", "galaxy_id"], sort=False)[["fraction", *kinds]].apply(
         lambda part: pd.Series({kind: auc(part["fraction"], part[kind]) for kind in kinds})
     )
     return table.assign(difference=table["insertion"] - table["deletion"]).reset_index()
@@ -129,12 +118,11 @@ def areas(followed: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def mean_interval(values, seed: int = 42) -> tuple[float, float, float]:
     """Mean, and its 95 % confidence interval (percentile bootstrap, 2,000 draws).
 
-    NaN is left out; the interval is NaN for fewer than three values.
+    The interval is NaN for fewer than three values.
     """
     values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
     if len(values) < 3:
-        return float(values.mean()) if len(values) else np.nan, np.nan, np.nan
+        return float(values.mean()), np.nan, np.nan
     low, high = stats.bootstrap(
         (values,), np.mean, n_resamples=2000, confidence_level=0.95, method="percentile",
         rng=np.random.default_rng(seed),
@@ -143,32 +131,22 @@ def mean_interval(values, seed: int = 42) -> tuple[float, float, float]:
 
 
 def scoreboard(table: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
-    """Mean areas per model and map, and the gain over the centred Gaussian galaxy by galaxy.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `areas` by model, map and galaxy_id.
-    seed : int
+    """Mean `areas` per model and map, best first, and the gain over the centred Gaussian.
 
     Returns
     -------
     DataFrame
-        One row per model and map, best first: insertion, deletion, difference (means), its 95 %
-        interval ``low`` and ``high``, the mean ``gain`` in the difference over the centred Gaussian
-        of the same galaxies with ``gain low`` and ``gain high``, and the number of galaxies.
+        model, map, insertion, deletion, difference (means), its 95 % interval ``low`` and ``high``;
+        ``gain``, the mean difference from the centred Gaussian's on the same galaxies, with
+        ``gain low`` and ``gain high``; the number of galaxies.
     """
     rows = []
     wide = table.pivot(index="galaxy_id", columns=["model", "map"], values="difference")
-    for (model, name), part in table.groupby(["model", "map"], sort=False):
-        means = part[["insertion", "deletion"]].mean()
-        own = wide[model, name]
-        own = own.dropna()
-        interval = dict(zip(("difference", "low", "high"), mean_interval(own, seed)))
-        over = mean_interval(own - wide[model, CENTRED], seed)
-        gain = dict(zip(("gain", "gain low", "gain high"), over))
-        rows.append(
-            {"model": model, "map": name, **means, **interval, **gain, "galaxies": len(own)}
-        )
-    board = pd.DataFrame(rows)
+    means = table.groupby(["model", "map"], sort=False)[["insertion", "deletion"]].mean()
+    for (model, name), row in means.iterrows():
+        own, control = wide[model, name], wide[model, CENTRED]
+        interval = zip(("difference", "low", "high"), mean_interval(own, seed))
+        gain = zip(("gain", "gain low", "gain high"), mean_interval(own - control, seed))
+        rows.append({"model": model, "map": name, **row, **dict(interval), **dict(gain)})
+    board = pd.DataFrame(rows).assign(galaxies=len(wide))
     return board.sort_values(["model", "difference"], ascending=[True, False], ignore_index=True)

@@ -13,7 +13,7 @@ from scipy import ndimage, stats
 from skimage import measure
 from sklearn.metrics import average_precision_score
 
-from lib.explain.pixels import border, energy
+from lib.explain.pixels import border
 from lib.images import central_crop
 from lib.surveys.mock.render import arm_mask, bulge_mask, disc_coordinates
 
@@ -102,19 +102,9 @@ def disc_shape(image: np.ndarray) -> tuple[float, float]:
 
 
 def within_r90(cutout: np.ndarray, crop: int, r90: float) -> np.ndarray:
-    """Pixels of a real galaxy within R90 in the plane of its disc.
+    """Pixels within `r90` pixels in the plane of a real galaxy's disc.
 
-    Parameters
-    ----------
-    cutout : ndarray, (height, width, channels)
-    crop : int
-        Width of the central part that is wanted, in pixels.
-    r90 : float
-        In pixels.
-
-    Returns
-    -------
-    ndarray of bool, (crop, crop)
+    Bool (crop, crop), for the central part of a cut-out (height, width, channels).
     """
     axis_ratio, angle = disc_shape(cutout)
     axis = np.arange(crop) - (crop - 1) / 2
@@ -123,47 +113,25 @@ def within_r90(cutout: np.ndarray, crop: int, r90: float) -> np.ndarray:
     return np.hypot(cos * x + sin * y, (cos * y - sin * x) / axis_ratio) < r90
 
 
-def azimuthal_average(values: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Replace each value by the mean over its ring, one of 40 of equal width.
-
-    Parameters
-    ----------
-    values, radius : ndarray, (height, width)
-
-    Returns
-    -------
-    ndarray, float64 (height, width)
-    """
-    bins = 40
-    ring = np.minimum((radius / radius.max() * bins).astype(int), bins - 1).ravel()
-    total = np.bincount(ring, values.ravel(), bins)
-    count = np.bincount(ring, minlength=bins)
-    return (total / np.maximum(count, 1))[ring].reshape(values.shape)
-
-
 def part_scores(values: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, float]:
-    """Where one map's evidence lies, compared with how large the parts are.
+    """Where the evidence of one map (height, width) lies, and how large the parts are.
 
     Parameters
     ----------
     values : ndarray, (height, width)
-        Attribution map.
     parts : dict
         Masks by name, bool (height, width), e.g. from `truth_parts`.
 
     Returns
     -------
     dict
-        ``energy_<part>``: share of the positive evidence; ``area_<part>``: share of the pixels;
-        NaN energies for an empty map.
+        ``energy_<part>``: share of the positive evidence, NaN for an empty map; ``area_<part>``:
+        share of the pixels.
     """
-    share = energy(values[None])[0]
-    empty = not share.any()
-    scores = {}
-    for name, mask in parts.items():
-        scores[f"energy_{name}"] = np.nan if empty else float(share[mask].sum())
-        scores[f"area_{name}"] = float(mask.mean())
-    return scores
+    positive = np.clip(np.asarray(values, float), 0, None)
+    total = positive.sum() or np.nan
+    scores = {f"energy_{name}": positive[mask].sum() / total for name, mask in parts.items()}
+    return scores | {f"area_{name}": float(mask.mean()) for name, mask in parts.items()}
 
 
 def arm_scores(values: np.ndarray, arms: np.ndarray, radius: np.ndarray) -> dict[str, float]:
@@ -171,30 +139,22 @@ def arm_scores(values: np.ndarray, arms: np.ndarray, radius: np.ndarray) -> dict
 
     Parameters
     ----------
-    values : ndarray, (height, width)
-    arms : ndarray of bool, (height, width)
-    radius : ndarray, (height, width)
-        Distance from the centre in the plane of the disc.
+    values, arms, radius : ndarray, (height, width)
+        Map, whether a pixel is arm, and distance from the centre in the plane of the disc.
 
     Returns
     -------
     dict
-        ``pointing``: 1 if the map's highest pixel lies on an arm (Zhang et al. 2018), else 0;
         ``precision``: area under the precision-recall curve (average precision); ``gain``: the same
-        less that of the map's own azimuthal average, which has all of its radial information and
-        none about arms. NaN without arms.
+        less that of the map's own azimuthal average in 40 rings, which has all of its radial
+        information and none about arms. NaN without arms.
     """
     if not arms.any():
-        return dict.fromkeys(("pointing", "precision", "gain"), np.nan)
-    if np.ptp(values) == 0:
-        return {"pointing": np.nan, "precision": float(arms.mean()), "gain": 0.0}
+        return {"precision": np.nan, "gain": np.nan}
+    ring = np.digitize(radius, np.linspace(0, radius.max(), 41)[1:-1]).ravel()
+    mean = np.bincount(ring, values.ravel()) / np.maximum(np.bincount(ring), 1)
     found = average_precision_score(arms.ravel(), values.ravel())
-    rings = azimuthal_average(values, radius)
-    return {
-        "pointing": float(arms.ravel()[values.argmax()]),
-        "precision": found,
-        "gain": found - average_precision_score(arms.ravel(), rings.ravel()),
-    }
+    return {"precision": found, "gain": found - average_precision_score(arms.ravel(), mean[ring])}
 
 
 def locate(

@@ -26,20 +26,3 @@ def sky_level(images: np.ndarray) -> np.ndarray:
     """
     edge = images[:, border(*images.shape[1:3])]
     return np.median(edge, axis=1).astype("float32")[:, None, None]
-
-
-def energy(maps: np.ndarray) -> np.ndarray:
-    """Share of each map's positive evidence per pixel: it sums to one over a map.
-
-    Parameters
-    ----------
-    maps : ndarray, (n, height, width)
-
-    Returns
-    -------
-    ndarray, float64 (n, height, width)
-        All zero where a map has no positive value.
-    """
-    positive = np.clip(np.asarray(maps, float), 0, None)
-    total = positive.sum(axis=(1, 2), keepdims=True)
-    return np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)

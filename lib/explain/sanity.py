@@ -49,34 +49,6 @@ def stages(model: keras.Model) -> list[list[str]]:
     return list(found.values())
 
 
-def calibration_twin(model: keras.Model, layers: list[str]) -> keras.Model:
-    """Copy of a model whose named BatchNorm layers normalise by, and keep, one batch's statistics.
-
-    They run in training mode with momentum 0, so that in one pass deeper layers already see inputs
-    that are calibrated. All others normalise by the statistics they have, as the model itself does.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Functional model without nested models.
-    layers : list of str
-        Names of the layers; those that are no BatchNorm layers do not matter.
-    """
-
-    def copy(layer: keras.Layer) -> keras.Layer:
-        config = layer.get_config()
-        if isinstance(layer, NORM):
-            config["momentum"] = 0.0
-        return type(layer).from_config(config)
-
-    def call(layer: keras.Layer, *args, **kwargs):
-        if isinstance(layer, NORM):
-            kwargs["training"] = layer.name in layers
-        return layer(*args, **kwargs)
-
-    return keras.models.clone_model(model, clone_function=copy, call_function=call)
-
-
 def recalibrate(model: keras.Model, images: np.ndarray, layers: list[str]) -> None:
     """Set BatchNorm statistics to those of some images, in place, in one pass.
 
@@ -92,7 +64,19 @@ def recalibrate(model: keras.Model, images: np.ndarray, layers: list[str]) -> No
     layers : list of str
         Names of the layers whose statistics no longer hold; the statistics of others stay.
     """
-    twin = calibration_twin(model, layers)
+
+    # A copy of the model whose layers normalise by, and keep, this batch's statistics: in training
+    # mode with momentum 0 deeper layers already see inputs that are calibrated.
+    def copy(layer: keras.Layer) -> keras.Layer:
+        momentum = {"momentum": 0.0} if isinstance(layer, NORM) else {}
+        return type(layer).from_config(layer.get_config() | momentum)
+
+    def call(layer: keras.Layer, *args, **kwargs):
+        if isinstance(layer, NORM):
+            kwargs["training"] = layer.name in layers
+        return layer(*args, **kwargs)
+
+    twin = keras.models.clone_model(model, clone_function=copy, call_function=call)
     twin.set_weights(model.get_weights())
     twin(images)
     for layer in model.layers:

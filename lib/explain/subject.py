@@ -16,7 +16,6 @@ from lib.explain import faithfulness, sanity
 from lib.explain.cache import fingerprint, meaning
 from lib.explain.maps import Explainer
 from lib.images import ImageCache, network_input, open_cache
-from lib.networks import weights_hash
 from lib.paths import atomic, resolve, step_folder
 from lib.schema import InputError, probability_columns
 from lib.workflow.code import closure_hash
@@ -67,10 +66,6 @@ class Subject:
         """Cut-outs wide enough to see a whole galaxy and its sky: uint8 (n, wide, wide, 3)."""
         return np.asarray(self.wide.arrays[self.wide.rows(galaxy_ids)])
 
-    def targets(self, predicted) -> np.ndarray:
-        """Index, int64 (n,), of predicted classes in the network's output."""
-        return pd.Index(self.run.classes).get_indexer(pd.Index(predicted))
-
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 (n, classes), of images as the network takes them."""
         return self.run.model.predict_on_batch(pixels)
@@ -105,21 +100,11 @@ class Subject:
         return known.set_index("galaxy_id").loc[wanted].rename_axis("galaxy_id").reset_index()
 
     def maps(self, method: Callable, galaxies: pd.DataFrame) -> np.ndarray:
-        """Maps for the *predicted* class of each galaxy.
+        """Maps by a method, see `lib.explain.maps`, for the *predicted* class of each galaxy.
 
-        Parameters
-        ----------
-        method : callable
-            See `lib.explain.maps`.
-        galaxies : DataFrame
-            Columns galaxy_id and predicted.
-
-        Returns
-        -------
-        ndarray, float32 (n, crop, crop)
+        float32 (n, crop, crop); `galaxies` has the columns galaxy_id and predicted, here as below.
         """
-        start = time.perf_counter()
-        images, targets = self.inputs(galaxies["galaxy_id"]), self.targets(galaxies["predicted"])
+        start, (images, targets) = time.perf_counter(), self._asked(galaxies)
         folder = self.cache / "maps" / self._key(meaning(method))
         files = [
             folder / f"{galaxy}-{target}-{fingerprint(image)}.npy"
@@ -130,7 +115,7 @@ class Subject:
             made = self.explainer.maps(method, images[n : n + 1], targets[n : n + 1])
             with atomic(files[n]) as temporary:
                 np.save(temporary, made[0])
-        self._tell(f"maps by {method.__name__}", len(missing), len(files), start)
+        self._tell(f"{len(missing)} of {len(files)} maps by {method.__name__}", start)
         return np.stack([np.load(file) for file in files])
 
     def curves(
@@ -138,20 +123,10 @@ class Subject:
     ) -> pd.DataFrame:
         """Insertion and deletion curves of many maps, see `lib.explain.faithfulness.curves`.
 
-        Parameters
-        ----------
-        by_map : dict
-            Name of the map to ndarray (n, crop, crop).
-        galaxies : DataFrame
-            n rows with galaxy_id and predicted.
-        steps : int
-
-        Returns
-        -------
-        DataFrame
-            Columns model, map, galaxy_id, fraction, insertion, deletion.
+        `by_map` has the name of each map and ndarray (n, crop, crop). There are also the columns
+        model, map and galaxy_id.
         """
-        images, targets = self.inputs(galaxies["galaxy_id"]), self.targets(galaxies["predicted"])
+        images, targets = self._asked(galaxies)
         ids, found = galaxies["galaxy_id"].to_numpy(), []
         for name, values in by_map.items():
             made = self._kept(
@@ -170,22 +145,10 @@ class Subject:
     ) -> pd.DataFrame:  # fmt: skip
         """Maps against those of ever more random networks, see `lib.explain.sanity.cascade`.
 
-        Parameters
-        ----------
-        methods : dict
-            Name to method.
-        galaxies : DataFrame
-            Columns galaxy_id and predicted.
-        calibration_ids : sequence of int or str
-            Galaxies that BatchNorm statistics are recalibrated on.
-        depths, seed : int
-
-        Returns
-        -------
-        DataFrame
-            Columns model, depth, map, galaxy, correlation.
+        `methods` has names and methods; BatchNorm statistics are recalibrated on the galaxies
+        `calibration_ids`. There is also the column model.
         """
-        images, targets = self.inputs(galaxies["galaxy_id"]), self.targets(galaxies["predicted"])
+        images, targets = self._asked(galaxies)
         calibration = self.inputs(calibration_ids)
         codes = [(name, meaning(method)) for name, method in methods.items()]
         return self._kept(
@@ -196,8 +159,13 @@ class Subject:
             ),
         ).assign(model=self.name)
 
+    def _asked(self, galaxies: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Images, and the index of each predicted class in the network's output."""
+        targets = pd.Index(self.run.classes).get_indexer(galaxies["predicted"])
+        return self.inputs(galaxies["galaxy_id"]), targets
+
     def _key(self, *parts) -> str:
-        return fingerprint(weights_hash(self.run.model), closure_hash(__file__), *parts)
+        return fingerprint(self.run.settings["weights_sha256"], closure_hash(__file__), *parts)
 
     def _kept(self, kind: str, parts: tuple, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         start, file = time.perf_counter(), self.cache / kind / f"{self._key(*parts)}.parquet"
@@ -205,11 +173,11 @@ class Subject:
         if missing:
             with atomic(file) as temporary:
                 make().to_parquet(temporary)
-        self._tell(kind, int(missing), 1, start)
+        self._tell(f"{int(missing)} of 1 table of {kind}", start)
         return pd.read_parquet(file)
 
-    def _tell(self, what: str, made: int, total: int, start: float) -> None:
-        print(f"{self.name}: {what}: {made} of {total} made in {time.perf_counter() - start:.1f} s")
+    def _tell(self, made: str, start: float) -> None:
+        print(f"{self.name}: {made} made in {time.perf_counter() - start:.1f} s")
 
 
 def open_subject(run_dir: str, step: str, images: str) -> Subject:

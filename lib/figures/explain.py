@@ -35,7 +35,7 @@ def page(rows: pd.DataFrame, subjects: dict, methods: dict) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Rows of `lib.explain.explore.galaxies`.
+        `galaxy_id`, `label` and the vote fractions.
     subjects : dict
         Role of each network to its `lib.explain.subject.Subject`. Galaxies are drawn as the first
         of them takes them, so that they have the scale of their maps.
