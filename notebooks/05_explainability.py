@@ -433,9 +433,8 @@ agreement = right.pivot_table("right", "read from", "label")
 agreement["mean"] = agreement.mean(axis=1)
 if truth is not None:
     true = read.merge(truth[["galaxy_id", "n_arms"]]).query("n_arms == 0 or n_arms >= 3")
-    groups = true.groupby("read from")[["n_arms", "coherence"]]
-    area = groups.apply(lambda part: roc_auc_score(part["n_arms"] > 0, part["coherence"]))
-    agreement["multiple or flocculent"] = area
+    pairs = {name: (t["n_arms"] > 0, t["coherence"]) for name, t in true.groupby("read from")}
+    agreement["multiple or flocculent"] = {k: roc_auc_score(*pair) for k, pair in pairs.items()}
 display(agreement.sort_values("mean", ascending=False).dropna(axis=1).round(2))
 
 # %% [markdown]

@@ -25,20 +25,11 @@ R90 = 50
 
 
 def truth_parts(galaxy, size: int, crop: int) -> dict[str, np.ndarray]:
-    """Which pixels of a simulated cut-out are arm, bulge, disc and surroundings.
+    """Which pixels of a simulated cut-out are arms, bulge, disc (between the arms), surroundings.
 
-    Parameters
-    ----------
-    galaxy : row of the mock survey's truth table
-    size, crop : int
-        Width of the whole image, and of its central crop, in pixels.
-
-    Returns
-    -------
-    dict
-        For each of arms, bulge, disc (between the arms) and surroundings a bool (crop, crop), each
-        pixel in one, and ``radius``: float32 (crop, crop), the distance from the centre in the
-        plane of the disc, in R90.
+    `galaxy` is a row of the mock survey's truth table, `size` the width of the whole image in
+    pixels; bool (crop, crop) by name, each pixel in one, and ``radius``: float32 (crop, crop), the
+    distance from the centre in the plane of the disc, in R90.
     """
     radius, _ = disc_coordinates(galaxy, size)
     inside = radius < 1
@@ -116,17 +107,8 @@ def within_r90(cutout: np.ndarray, crop: int, r90: float) -> np.ndarray:
 def part_scores(values: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, float]:
     """Where the evidence of one map (height, width) lies, and how large the parts are.
 
-    Parameters
-    ----------
-    values : ndarray, (height, width)
-    parts : dict
-        Masks by name, bool (height, width), e.g. from `truth_parts`.
-
-    Returns
-    -------
-    dict
-        ``energy_<part>``: share of the positive evidence, NaN for an empty map; ``area_<part>``:
-        share of the pixels.
+    `parts` has masks by name, bool (height, width). ``energy_<part>`` is the share of the positive
+    evidence, NaN for an empty map; ``area_<part>`` that of the pixels.
     """
     positive = np.clip(np.asarray(values, float), 0, None)
     total = positive.sum() or np.nan
@@ -135,19 +117,11 @@ def part_scores(values: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, f
 
 
 def arm_scores(values: np.ndarray, arms: np.ndarray, radius: np.ndarray) -> dict[str, float]:
-    """How well one map finds the arms.
+    """How well one map (height, width) finds the arms; `radius` is in the plane of the disc.
 
-    Parameters
-    ----------
-    values, arms, radius : ndarray, (height, width)
-        Map, whether a pixel is arm, and distance from the centre in the plane of the disc.
-
-    Returns
-    -------
-    dict
-        ``precision``: area under the precision-recall curve (average precision); ``gain``: the same
-        less that of the map's own azimuthal average in 40 rings, which has all of its radial
-        information and none about arms. NaN without arms.
+    ``precision``: area under the precision-recall curve (average precision); ``gain``: the same
+    less that of the map's own azimuthal average in 40 rings, which has all of its radial
+    information and none about arms. NaN without arms.
     """
     if not arms.any():
         return {"precision": np.nan, "gain": np.nan}

@@ -156,13 +156,11 @@ def cascade(
         Its network has its trained weights again afterwards.
     methods : dict
         Name to method, see `lib.explain.maps`.
-    images : ndarray, (n, height, width, channels)
+    images, calibration : ndarray, (n or k, height, width, channels)
+        Galaxies to explain, and those that BatchNorm statistics are recalibrated on.
     targets : ndarray, int (n,)
-    calibration : ndarray, (k, height, width, channels)
-        Images that BatchNorm statistics are recalibrated on.
     depths : int
         Number of depths, evenly spread; the last one is the whole network.
-    seed : int
 
     Returns
     -------
