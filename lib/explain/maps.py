@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import keras
 import numpy as np
@@ -89,9 +90,7 @@ class Explainer:
             If a map has another shape than its image, or holds NaN or infinity.
         """
         if method not in self._traced:
-            self._traced[method] = tf.function(
-                lambda image, target: method(self.network, image, target), autograph=False
-            )
+            self._traced[method] = tf.function(partial(method, self.network), autograph=False)
         with warnings.catch_warnings():
             # tf-keras-vis hands the one input over as a list of one.
             warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
