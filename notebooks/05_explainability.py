@@ -299,7 +299,7 @@ display(board.round(3))
 # %%
 grid = sns.catplot(areas, x="difference", y="map", hue="map", col="model", kind="point",
                    linestyle="none", errorbar=("ci", 95), seed=seed, palette="colorblind",
-                   legend=False, height=2.8, aspect=1.25)  # fmt: skip
+                   legend=False, sharex=False, height=2.8, aspect=1.25)  # fmt: skip
 grid.set_titles(f"{{col_name}}, {kind} galaxies").set_axis_labels("score S", "")
 caption = "; ".join(f"{name}: {which}" for name, which in beats.items())
 caption = f"Scores, mean and 95 % interval. More faithful than a centred Gaussian: {caption}."
@@ -453,7 +453,7 @@ lines = [
 flagged = ", ".join(f"{method} ({name})" for name, method in survivors.index) or "none"
 lines.append(f"- Maps that stay alike when the network is random: {flagged}.")
 told = tested.groupby("verdict")["sentence"].agg("; ".join)
-lines += ["- Paper's sentences, " + "; ".join(f"**{k}**: {v}" for k, v in told.items()) + "."]
+lines += ["- Paper's sentences (8.2), " + "; ".join(f"**{k}**: {v}" for k, v in told.items()) + "."]
 means = agreement["mean"].sort_values(ascending=False)
 top = means.drop("image").index[0]
 lines.append(
