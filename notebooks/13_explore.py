@@ -25,7 +25,8 @@
 #
 # **Outputs**
 # - `examples.png`, `examples.csv`: a fixed page of galaxies
-# - `selection.csv`: the galaxies that you have filtered, when you press *save selection*
+# - `selection.csv`, `selection.vot`: the galaxies that you have filtered, when you press *save
+#   selection*; the second is a VOTable, which TOPCAT and Aladin read
 #
 # In JupyterLab, run all cells and go to section 4. In batch there is nobody to turn a page, so the
 # notebook shows the fixed page of section 3 only; the pages of the documentation do so too.
@@ -41,28 +42,29 @@
 # ### 1.1 Import packages
 
 # %%
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import numpy as np
 import pandas as pd
+import tensorflow as tf
 from IPython.display import Markdown, display
+from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+from tf_keras_vis.saliency import Saliency
 
 from lib import paths
 from lib.explain import explore
-from lib.explain.maps import MapSettings
 from lib.explain.subject import open_subject
+from lib.figures import explain as figures
 from lib.figures import style
-from lib.schema import InputError
+from lib.schema import RHO_COLUMNS, InputError, probability_columns
 
 style.use()
 
 # %% [markdown]
 # ### 1.2 Define parameters
 #
-# The defaults are those of the `mock` profile.
+# The defaults are those of the embedded survey.
 
 # %% tags=["parameters"]
-# Folder of the run, relative to the project.
+# Folder of the run; a relative path starts at the project root.
 run_dir = "runs/mock"
 # Name of this notebook's output folder below `run_dir`.
 output = "13_explore"
@@ -76,48 +78,79 @@ images = "02_preprocessing"
 split = "validation"
 # Galaxies on a page of the browser.
 per_page = 3
-# SmoothGrad: noisy copies per galaxy; fewer are quicker and noisier.
-smooth_samples = 20
-# Images that pass through a network at once; bounds the memory.
-batch = 16
-# Seed of SmoothGrad's noise.
-seed = 42
-
-# %% [markdown]
-# Check them before any work.
-
-# %%
-if per_page < 1:
-    raise InputError(f"per_page = {per_page}: it must be at least 1")
-settings = MapSettings(smooth_samples=smooth_samples, batch=batch, seed=seed)
-
 # %% [markdown]
 # ## 2 The galaxies
 #
 # ### 2.1 Open networks and images
 #
-# Load both networks with the weights that were scored. Maps that have been made once are kept in
-# the run's cache.
+# Load both networks with the weights that were scored.
 
 # %%
+if per_page < 1:
+    raise InputError(f"per_page = {per_page}: it must be at least 1")
 out = paths.output_folder(run_dir, output)
-subjects = {
-    subject.name: subject
-    for subject in (open_subject(run_dir, step, images, settings) for step in (b0, v2m))
-}
+subjects = {s.name: s for s in (open_subject(run_dir, step, images) for step in (b0, v2m))}
 classes = subjects["B0"].run.classes
 
 # %% [markdown]
 # ### 2.2 Put votes and predictions side by side
 #
-# Join the votes of the volunteers with both networks' predictions. *Disagreement* is half the sum of
-# the absolute differences of the class probabilities: 0 where the networks say the same, 1 where
-# they have no class in common. The first rows are the galaxies they disagree on most.
+# Join the votes of the volunteers with both networks' predictions, and sort by their *disagreement*
+# $\tfrac{1}{2}\sum_c |p_c - q_c|$ over the classes $c$: 0 where they say the same, 1 where they have no
+# class in common.
 
 # %%
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-table = explore.galaxies(sample, {name: s.run.predictions for name, s in subjects.items()})
-display(table.sort_values("disagreement", ascending=False).head().round(3))
+told = {role: s.table().set_index("galaxy_id") for role, s in subjects.items()}
+both = told["B0"].join(told["V2M"], how="inner", lsuffix="_B0", rsuffix="_V2M")
+p = [both[[f"{c}_{role}" for c in probability_columns(classes)]].to_numpy() for role in told]
+both = both.filter(regex="^pr").assign(label=both["label_B0"], split=both["split_B0"])
+both["disagreement"] = np.abs(p[0] - p[1]).sum(axis=1) / 2
+table = both.join(sample.set_index("galaxy_id")[list(RHO_COLUMNS)], how="inner").reset_index()
+table = table.sort_values(["disagreement", "galaxy_id"], ascending=[False, True])
+display(table.head().round(3))
+
+# %% [markdown]
+# ### 2.3 Define the maps
+#
+# Explain the logit of the predicted class by Grad-CAM++ and SmoothGrad, as notebook 05 does, which has
+# their equations and tests. What has been made once is kept in the run's cache.
+
+
+# %%
+def logit(target):
+    return lambda logits: logits[:, target] - tf.stop_gradient(logits[:, target])
+
+
+def grad_cam_plus_plus(network, image, target):
+    small = GradcamPlusPlus(network, clone=False)(
+        logit(target),
+        image[None],
+        penultimate_layer="top_activation",
+        seek_penultimate_conv_layer=False,
+        expand_cam=False,
+        normalize_cam=False,
+    )
+    return tf.image.resize(small[0, ..., None], image.shape[:2])[..., 0]
+
+
+# %% [markdown]
+# SmoothGrad averages over 20 noisy copies of the image; fewer are quicker.
+
+# %%
+seed = 42
+
+
+def smooth_grad(network, image, target):
+    noise = np.random.default_rng(seed).normal(size=(20, *image.shape)).astype("float32")
+    noise *= 0.20 * (tf.reduce_max(image) - tf.reduce_min(image))
+    slopes = Saliency(network, clone=False)(
+        logit(target), image + noise, keepdims=True, normalize_map=False, gradient_modifier=tf.abs
+    )
+    return tf.reduce_max(tf.reduce_mean(slopes, axis=0), axis=-1)
+
+
+methods = {"Grad-CAM++": grad_cam_plus_plus, "SmoothGrad": smooth_grad}
 
 # %% [markdown]
 # ## 3 A fixed page
@@ -125,7 +158,7 @@ display(table.sort_values("disagreement", ascending=False).head().round(3))
 # Take, of each label, the galaxy that the networks disagree on most.
 
 # %%
-chosen = explore.examples(table, classes, split)
+chosen = table[table["split"] == split].drop_duplicates("label").sort_values("label")
 chosen.to_csv(out / "examples.csv", index=False)
 display(chosen.round(3))
 
@@ -133,9 +166,14 @@ display(chosen.round(3))
 # Draw each with the volunteers' votes, and of each network the class probabilities, Grad-CAM++ and
 # SmoothGrad for the class that it predicts. See whether both networks look at the same place.
 
+
 # %%
+def draw(rows):
+    return figures.page(rows, subjects, methods)
+
+
 style.show(
-    explore.draw(chosen, subjects),
+    draw(chosen),
     out / "examples.png",
     f"Of each label the {split} galaxy that the networks disagree on most: cut-out, fractions of "
     "the votes, and of each network the class probabilities with its Grad-CAM++ and SmoothGrad "
@@ -153,7 +191,7 @@ style.show(
 if paths.in_batch():
     display(Markdown("*Run this notebook in JupyterLab to browse galaxies here.*"))
 else:
-    browser = explore.Browser(table, subjects, out, per_page)
+    browser = explore.Browser(table, classes, subjects, draw, out, per_page)
     display(browser.widget)
 
 # %% [markdown]
@@ -163,7 +201,7 @@ else:
 
 # %%
 agree = (table["predicted_B0"] == table["predicted_V2M"]).mean()
-most = table.loc[table["disagreement"].idxmax()]
+most = table.iloc[0]
 display(
     Markdown(
         f"Both networks name the same class for {agree:.1%} of {len(table):,} galaxies; the median "
@@ -174,3 +212,11 @@ display(
         "networks by their scores only (Table 3)."
     )
 )
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. In section 3 take the galaxies on which the networks agree most (`table[::-1]` for `table`) and
+#    draw them. What do their votes have in common?
+# 2. In section 4 show the galaxies with label 4 that B0 calls 3, and save them. Open `selection.vot`
+#    in TOPCAT.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from lib.explain import arms, localisation
 from lib.schema import InputError
@@ -29,29 +28,27 @@ def spiral(m: int, pitch: float, winding: int = 1, q: float = 1.0, angle: float 
 @pytest.mark.parametrize("winding", [-1, 1])
 def test_number_pitch_and_winding_of_a_drawn_spiral(m, pitch, winding):
     found = arms.read_arms(spiral(m, pitch, winding), r_min=10, r_max=60)
-    assert found.m == m and found.winding == winding
-    assert found.pitch == pytest.approx(pitch, rel=0.05)
-    # Interpolation between pixels blunts narrow arms close to the centre a little.
-    assert found.strength == pytest.approx(0.6, rel=0.2)
-    assert found.coherence > 0.9
-    assert found.arm_class == ("5+" if m >= 5 else str(m))
+    assert found["m"] == m and found["winding"] == winding
+    assert found["pitch"] == pytest.approx(pitch, rel=0.05)
+    assert found["coherence"] > 0.9
+    assert found["arm_class"] == ("5+" if m >= 5 else str(m))
 
 
 def test_inclined_spiral_is_stretched_to_face_on():
     image = spiral(2, 18, q=0.6, angle=35)
     found = arms.read_arms(image, r_min=10, r_max=60, axis_ratio=0.6, position_angle=35)
-    assert found.m == 2 and found.pitch == pytest.approx(18, rel=0.05)
-    assert found.coherence > arms.read_arms(image, r_min=10, r_max=60).coherence
+    assert found["m"] == 2 and found["pitch"] == pytest.approx(18, rel=0.05)
+    assert found["coherence"] > arms.read_arms(image, r_min=10, r_max=60)["coherence"]
 
 
 def test_turning_the_map_turns_nothing_but_the_phase():
     image = spiral(3, 20)
     upright = arms.read_arms(image, r_min=10, r_max=60)
     turned = arms.read_arms(np.rot90(image), r_min=10, r_max=60)
-    assert (turned.m, turned.winding) == (upright.m, upright.winding)
-    assert turned.pitch == pytest.approx(upright.pitch, rel=1e-6)
+    assert (turned["m"], turned["winding"]) == (upright["m"], upright["winding"])
+    assert turned["pitch"] == pytest.approx(upright["pitch"], rel=1e-6)
     mirrored = arms.read_arms(image[:, ::-1], r_min=10, r_max=60)
-    assert mirrored.winding == -upright.winding
+    assert mirrored["winding"] == -upright["winding"]
 
 
 def test_shape_of_an_inclined_disc():
@@ -69,9 +66,9 @@ def test_coherence_is_low_without_spirals():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-64:64, -64:64] + 0.5
     clumpy = np.exp(-np.hypot(x, y) / 25) * (1 + 0.6 * rng.normal(size=(SIZE, SIZE)))
-    assert arms.read_arms(clumpy, r_min=10, r_max=60).coherence < 0.2
+    assert arms.read_arms(clumpy, r_min=10, r_max=60)["coherence"] < 0.2
     smooth = arms.read_arms(np.ones((SIZE, SIZE)), r_min=10, r_max=60)
-    assert smooth.m == 0 and np.isnan(smooth.pitch) and smooth.coherence == 0
+    assert smooth["m"] == 0 and np.isnan(smooth["pitch"]) and smooth["coherence"] == 0
 
 
 def test_radii_must_fit():
@@ -79,28 +76,11 @@ def test_radii_must_fit():
         arms.read_arms(np.ones((64, 64)), r_min=10, r_max=60)
 
 
-def test_multiple_or_flocculent_is_the_roc_area():
-    rng = np.random.default_rng(0)
-    true_m = np.repeat([3, 5, 0, 2], 20)
-    coherence = np.round(rng.normal(0.4 + 0.1 * (true_m >= 3), 0.1), 2)
-    table = pd.DataFrame({"true_m": true_m, "coherence": coherence})
-    found = arms.multiple_or_flocculent(table)
-    keep = true_m != 2
-    assert found["auc"] == pytest.approx(roc_auc_score(true_m[keep] > 0, coherence[keep]))
-    assert found["low"] < found["auc"] < found["high"]
-    assert (found["multiple"], found["flocculent"]) == (40, 20)
-    assert np.isnan(arms.multiple_or_flocculent(table.head(40))["auc"])
-
-
-def test_table_of_arms_reads_every_map_and_agrees_with_truth():
-    images = np.stack([spiral(2, 18), spiral(3, 25, -1), spiral(4, 20)])
+def test_table_of_arms_reads_every_map_in_the_disc_of_its_image():
+    images = np.stack([spiral(2, 18), spiral(3, 25, -1), spiral(2, 18, q=0.6, angle=35)])
     ids = 587722981742084144 + np.arange(3)
-    galaxies = pd.DataFrame({"galaxy_id": ids, "label": ["2", "3", "?"]})
-    truth = pd.DataFrame({"galaxy_id": ids[::-1], "n_arms": [0, 3, 2], "pitch": [20.0, 25, 18]})
-    table = arms.arm_table(images, images[..., None], galaxies, truth, r_min=10, r_max=60)
-    assert table["m"].tolist() == [2, 3, 4] and table["true_m"].tolist() == [2, 3, 0]
-    scores = arms.agreement(table)
-    assert scores["galaxies"] == 2 and scores["label accuracy"] == 1
-    assert scores["pitch error"] < 1.5
-    bare = arms.arm_table(images, images[..., None], galaxies, None, r_min=10, r_max=60)
-    assert "true_m" not in bare and "true accuracy" not in arms.agreement(bare)
+    galaxies = pd.DataFrame({"galaxy_id": ids, "label": ["2", "3", "?"]}, index=[7, 8, 9])
+    table = arms.arm_table(images, images[..., None], galaxies, r_min=10, r_max=60)
+    assert table["galaxy_id"].tolist() == list(ids)
+    assert table["m"].tolist() == [2, 3, 2] and table["arm_class"].tolist() == ["2", "3", "2"]
+    np.testing.assert_allclose(table["pitch"], [18, 25, 18], rtol=0.1)

@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 from lib import images, networks, selection, surveys
-from lib.explain.maps import Explainer, MapSettings
+from lib.explain.maps import Explainer, integrated_gradients
 from lib.networks.weights import graph
 from lib.workflow import profiles, steps
 
@@ -78,7 +78,7 @@ def test_a_backbone_is_added(root, monkeypatch):
     assert model.output_shape == (None, 6)
     pixels = 255 * np.random.default_rng(1).random((2, 64, 64, 1), np.float32)
     np.testing.assert_allclose(np.asarray(model(pixels)).sum(axis=1), 1, atol=1e-5)
-    made = Explainer(model, MapSettings(smooth_samples=1)).maps("Grad-CAM++", pixels, [0, 1])
+    made = Explainer(model).maps(integrated_gradients, pixels, np.array([0, 1]))
     assert made.shape == (2, 64, 64)
     profile = load_profile(root, blocks("Add a backbone", "yaml")[0], "smaller")
     told = profile.overrides["04_train_v2m"]

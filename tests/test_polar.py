@@ -176,16 +176,3 @@ def test_a_turned_image_gives_nearly_the_same_probabilities():
     np.testing.assert_allclose(probabilities, probabilities[:1].repeat(4, axis=0), atol=0.01)
     other = model.predict(disc(1.0, 0, arms=5) / 255, verbose=0)
     assert np.abs(other - probabilities[0]).max() > 3 * np.ptp(probabilities, axis=0).max()
-
-
-def test_grad_cam_of_a_polar_network_lies_on_the_sky():
-    from lib.explain import maps
-
-    model = with_head()
-    images = np.concatenate([disc(0.6, 0, arms=2), disc(0.9, 50, arms=3)]) / 255
-    explainer = maps.Explainer(model, maps.MapSettings(batch=2, smooth_samples=2))
-    for method in ("Grad-CAM++", "SmoothGrad"):
-        made = explainer.maps(method, images, np.array([0, 1]))
-        assert made.shape == (2, SIZE, SIZE) and made.min() >= 0 and made.max() > 0
-    corner = explainer.maps("Grad-CAM++", images, np.array([0, 1]))[:, :3, :3]
-    assert (corner == 0).all(), "nothing outside the radii of the view"

@@ -1,7 +1,6 @@
 """What a trained network looks at, and the numbers that test whether that may be believed.
 
-`maps` makes attribution maps, `gallery` chooses the galaxies of Figs. 9 and 10 of Lee, Soo &
-Sharoni (arXiv:2412.11696), `faithfulness`, `sanity` and `localisation` score the maps, `arms`
-reads arm number, pitch angle and arm coherence from them, and `subject` joins a saved model with
-its galaxies. Only `maps`, `subject` and `sanity` need TensorFlow.
+`maps` makes attribution maps and `cache` keeps them, `faithfulness`, `sanity` and `localisation`
+score them, `arms` reads arm number and pitch angle from them, `subject` joins a saved network with
+its galaxies, and `explore` is the browser of notebook 13.
 """

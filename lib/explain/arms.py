@@ -7,14 +7,11 @@ along both axes gathers m such arms of pitch angle alpha in one mode, at (p, m) 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
 from lib.explain.localisation import disc_shape
-from lib.explain.pixels import sky_level
 from lib.schema import InputError
 
 MODES = range(1, 7)
@@ -31,37 +28,6 @@ HARMONICS = 3
 """Multiples of the best mode that its coherence counts: narrow arms are no pure sine wave."""
 
 
-@dataclass(frozen=True)
-class Arms:
-    """What one map says about the arms.
-
-    Attributes
-    ----------
-    m : int
-        Arm number of the strongest mode.
-    pitch : float
-        Pitch angle in degrees.
-    winding : int
-        +1 if the arms run to larger (anticlockwise) angles outwards, else -1.
-    strength : float
-        Amplitude of the mode relative to the azimuthal mean.
-    coherence : float
-        Share, in [0, 1], of all variance along the azimuth that m equal logarithmic arms explain:
-        high for grand design and regular multiple arms, low for flocculent galaxies.
-    """
-
-    m: int
-    pitch: float
-    winding: int
-    strength: float
-    coherence: float
-
-    @property
-    def arm_class(self) -> str:
-        """Arm class; five and more arms are one class."""
-        return "5+" if self.m >= 5 else str(self.m)
-
-
 def polar_view(
     values: np.ndarray,
     *,
@@ -71,23 +37,19 @@ def polar_view(
     position_angle: float = 0.0,
     shape: tuple[int, int] = (48, 128),
 ) -> np.ndarray:
-    """A galaxy, or its map, in the polar coordinates of its disc.
+    """A galaxy, or its map, (height, width), in the polar coordinates of its disc.
 
     Parameters
     ----------
-    values : ndarray, (height, width)
-        Centred on the galaxy.
     r_min, r_max : float
         Radii in pixels along the major axis.
     axis_ratio, position_angle : float
         Of the disc, as `disc_shape` gives them; the disc is stretched to face-on.
-    shape : (int, int)
-        Rows (even in ln r) and columns (even in angle).
 
     Returns
     -------
     ndarray, float64 `shape`
-        Column 0 is the major axis; angles run anticlockwise.
+        Rows are even in ln r, columns in angle, which runs anticlockwise from the major axis.
 
     Raises
     ------
@@ -125,37 +87,23 @@ def contrast(polar: np.ndarray) -> np.ndarray:
 
 
 def mode_amplitudes(polar: np.ndarray, r_min: float, r_max: float, m: int, p: np.ndarray):
-    """Complex amplitudes A(p, m) of logarithmic spirals in a polar contrast map.
+    """Complex amplitudes A(p, m), (k,), of logarithmic spirals in a polar contrast map.
 
-    Parameters
-    ----------
-    polar : ndarray, (rows, columns)
-        From `contrast`.
-    r_min, r_max : float
-        Radii of its first and last row.
-    m : int
-        Arm number.
-    p : ndarray, (k,)
-        Wave number in ln r.
-
-    Returns
-    -------
-    ndarray, complex (k,)
-        Its modulus is 1/2 for a contrast of cos(m theta + p ln r).
+    `p`, (k,), is the wave number in ln r. The modulus is 1/2 for a contrast of
+    cos(m theta + p ln r).
     """
     ln_r = np.log(np.geomspace(r_min, r_max, polar.shape[0]))
     azimuthal = np.fft.fft(polar, axis=1)[:, m] / polar.shape[1]
     return np.exp(-1j * np.outer(p, ln_r)) @ azimuthal / len(ln_r)
 
 
-def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: float) -> Arms:
+def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: float) -> dict:
     """Arm number, pitch angle and coherence of a map or an image.
 
     Parameters
     ----------
     values : ndarray, (height, width)
-        Attribution map, or an image's mean channel with the sky subtracted; only its positive part
-        is used.
+        Only the positive part is used: of an image, subtract the sky.
     r_min, r_max : float
         Radii in pixels between which arms are looked for.
     **orientation
@@ -163,8 +111,11 @@ def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: 
 
     Returns
     -------
-    Arms
-        With m = 0, pitch NaN and zero coherence if the map has no structure along the azimuth.
+    dict
+        ``m``, arm number of the strongest mode; ``arm_class``; ``pitch`` in degrees; ``winding``,
+        +1 if the arms run to larger (anticlockwise) angles outwards, else -1; ``coherence``, the
+        share of the variance along the azimuth that m equal logarithmic arms explain. Without any
+        structure m and coherence are 0 and pitch is NaN.
 
     Raises
     ------
@@ -175,93 +126,42 @@ def read_arms(values: np.ndarray, *, r_min: float, r_max: float, **orientation: 
     pattern = contrast(polar)
     variance = float((pattern**2).mean())
     if variance < 1e-12:
-        return Arms(0, np.nan, 1, 0.0, 0.0)
-    best = (0.0, 0, 0.0, 0.0)
+        return {"m": 0, "arm_class": "0", "pitch": np.nan, "winding": 1, "coherence": 0.0}
+    best = (0.0, 0, 0.0)
     for m in MODES:
         low, high = (m / np.tan(np.radians(a)) for a in PITCH[::-1])
         p = np.linspace(low, high, 160)
         p = np.concatenate([-p[::-1], p])
         amplitude = np.abs(mode_amplitudes(pattern, r_min, r_max, m, p))
-        top = amplitude.argmax()
-        weight = LOPSIDED if m == 1 else 1.0
-        best = max(best, (weight * float(amplitude[top]), m, float(p[top]), float(amplitude[top])))
-    _, m, p, strength = best
+        amplitude *= LOPSIDED if m == 1 else 1.0
+        best = max(best, (float(amplitude.max()), m, float(p[amplitude.argmax()])))
+    _, m, p = best
     explained = sum(
         2 * np.abs(mode_amplitudes(pattern, r_min, r_max, k * m, np.array([k * p]))[0]) ** 2
         for k in range(1, HARMONICS + 1)
     )
-    return Arms(
-        m=m,
-        pitch=float(np.degrees(np.arctan2(m, abs(p)))),
+    return {
+        "m": m,
+        "arm_class": "5+" if m >= 5 else str(m),
+        "pitch": float(np.degrees(np.arctan2(m, abs(p)))),
         # Arms at theta = ln(r) / tan(pitch) keep m theta + p ln(r) constant for a negative p.
-        winding=-int(np.sign(p)),
-        strength=2 * strength,
-        coherence=float(min(explained / variance, 1.0)),
-    )
-
-
-def light(images: np.ndarray) -> np.ndarray:
-    """Light above the sky in the mean channel, float32 (n, height, width): the map to beat."""
-    return (np.asarray(images, "float32") - sky_level(images)).mean(axis=-1)
-
-
-def polar_contrasts(
-    maps: np.ndarray, cutouts: np.ndarray, *, r_min: float, r_max: float
-) -> np.ndarray:
-    """Contrast of the polar views of many maps, stretched to face-on by their images' shapes.
-
-    Parameters
-    ----------
-    maps : ndarray, (n, height, width)
-    cutouts : ndarray, (n, height, width, channels)
-        See `arm_table`.
-    r_min, r_max : float
-        In pixels.
-
-    Returns
-    -------
-    ndarray, float64 (n, rows, columns)
-    """
-    made = []
-    for values, image in zip(maps, cutouts, strict=True):
-        axis_ratio, angle = disc_shape(image)
-        polar = polar_view(
-            np.clip(values, 0, None), r_min=r_min, r_max=r_max, axis_ratio=axis_ratio,
-            position_angle=angle,
-        )  # fmt: skip
-        made.append(contrast(polar))
-    return np.stack(made)
+        "winding": -int(np.sign(p)),
+        "coherence": float(min(explained / variance, 1.0)),
+    }
 
 
 def arm_table(
-    maps: np.ndarray,
-    cutouts: np.ndarray,
-    galaxies: pd.DataFrame,
-    truth: pd.DataFrame | None,
-    *,
-    r_min: float,
-    r_max: float,
+    maps: np.ndarray, cutouts: np.ndarray, galaxies: pd.DataFrame, *, r_min: float, r_max: float
 ) -> pd.DataFrame:
-    """Read the arms of many maps; the disc's orientation comes from each galaxy's image.
+    """`read_arms` of many maps; each disc's orientation is measured on its image.
 
     Parameters
     ----------
     maps : ndarray, (n, height, width)
     cutouts : ndarray, (n, height, width, channels)
-        The same galaxies, as wide as there are: the disc's orientation is measured on them. Their
-        size may differ from the maps'.
+        The same galaxies, as wide as there are. Their size may differ from the maps'.
     galaxies : DataFrame
-        n rows with galaxy_id and label.
-    truth : DataFrame or None
-        The mock survey's truth table.
-    r_min, r_max : float
-        In pixels.
-
-    Returns
-    -------
-    DataFrame
-        galaxy_id, label, what was read (m, arm_class, pitch, winding, strength, coherence) and,
-        with a truth table, true_m (0 for flocculent galaxies) and true_pitch (NaN for them).
+        n rows; galaxy_id and label go into the result.
     """
     rows = []
     for values, image, galaxy in zip(maps, cutouts, galaxies.itertuples(), strict=True):
@@ -269,82 +169,5 @@ def arm_table(
         found = read_arms(
             values, r_min=r_min, r_max=r_max, axis_ratio=axis_ratio, position_angle=angle
         )
-        rows.append(
-            {
-                "galaxy_id": galaxy.galaxy_id,
-                "label": galaxy.label,
-                **asdict(found),
-                "arm_class": found.arm_class,
-            }
-        )
-    table = pd.DataFrame(rows)
-    if truth is None:
-        return table
-    true = truth.set_index("galaxy_id").loc[table["galaxy_id"]]
-    n_arms = true["n_arms"].to_numpy()
-    return table.assign(
-        true_m=n_arms, true_pitch=np.where(n_arms > 0, true["pitch"].to_numpy(), np.nan)
-    )
-
-
-def agreement(table: pd.DataFrame) -> dict[str, float]:
-    """How well arms read from maps agree with labels and truth.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `arm_table`.
-
-    Returns
-    -------
-    dict
-        ``galaxies`` with a countable label (not "?"); ``label accuracy`` among them and
-        ``balanced`` (mean over classes); with truth also ``true accuracy`` over galaxies with arms
-        and ``pitch error``, the median absolute error in degrees where m was found.
-    """
-    countable = table[table["label"] != "?"]
-    right = countable["arm_class"] == countable["label"]
-    scores = {
-        "galaxies": len(countable),
-        "label accuracy": right.mean(),
-        "balanced": right.groupby(countable["label"]).mean().mean(),
-    }
-    if "true_m" in table:
-        armed = table[table["true_m"] > 0]
-        found = armed["m"] == armed["true_m"]
-        scores["true accuracy"] = found.mean()
-        error = (armed["pitch"] - armed["true_pitch"]).abs()[found]
-        scores["pitch error"] = error.median()
-    return scores
-
-
-def multiple_or_flocculent(table: pd.DataFrame, seed: int = 42) -> dict[str, float]:
-    """Does coherence tell multiple-arm galaxies (true m >= 3) from flocculent ones (m = 0)?
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `arm_table`, with truth.
-    seed : int
-
-    Returns
-    -------
-    dict
-        ``auc`` of the receiver operating characteristic, its 95 % interval ``low`` and ``high``
-        (1,000 bootstrap draws within either kind), and the numbers ``multiple`` and
-        ``flocculent``. NaN with fewer than three of either.
-    """
-    groups = [table.query(q)["coherence"].to_numpy() for q in ("true_m >= 3", "true_m == 0")]
-    counts = {"multiple": len(groups[0]), "flocculent": len(groups[1])}
-    if min(counts.values()) < 3:
-        return {"auc": np.nan, "low": np.nan, "high": np.nan, **counts}
-    rng = np.random.default_rng(seed)
-    draws = [_auc(*(rng.choice(g, len(g)) for g in groups)) for _ in range(1000)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"auc": _auc(*groups), "low": low, "high": high, **counts}
-
-
-def _auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive exceeds a negative; ties count half (scikit-learn's, only faster)."""
-    difference = positive[:, None] - negative
-    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+        rows.append({"galaxy_id": galaxy.galaxy_id, "label": galaxy.label, **found})
+    return pd.DataFrame(rows)

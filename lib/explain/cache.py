@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Callable
+from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
-
-from lib.networks import weights_hash
-
-
-def model_hash(explainer) -> str:
-    """Hash of an explainer's weights, and of its settings but for the size of a batch."""
-    settings = {k: v for k, v in asdict(explainer.settings).items() if k != "batch"}
-    return fingerprint(weights_hash(explainer.model), settings)
 
 
 def fingerprint(*parts) -> str:
@@ -26,3 +19,32 @@ def fingerprint(*parts) -> str:
         else:
             digest.update(repr(part).encode())
     return digest.hexdigest()[:16]
+
+
+def meaning(function: Callable) -> str:
+    """Hash of what a function of a notebook does: its code, and all that it names.
+
+    A number or function that the cell names, and that another cell sets, counts too. Modules and
+    classes count by their name.
+    """
+    return fingerprint(*_parts(function, ()))
+
+
+def _parts(function: FunctionType, above: tuple) -> list:
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    named = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
+    codes, parts = [function.__code__], []
+    while codes:
+        code = codes.pop()
+        inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+        parts += [code.co_code, code.co_names, code.co_varnames]
+        parts += [const for const in code.co_consts if const not in inner]
+        named += [function.__globals__[n] for n in code.co_names if n in function.__globals__]
+        codes += inner
+    for value in named:
+        if isinstance(value, FunctionType):
+            if value is not function and value not in above:
+                parts += _parts(value, (*above, function))
+        else:
+            parts.append(value.__name__ if isinstance(value, (ModuleType, type)) else value)
+    return parts

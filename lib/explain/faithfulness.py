@@ -2,15 +2,12 @@
 
 Petsiuk et al. (2018): pixels are removed (replaced by sky) or brought back (into a blurred image)
 in the order of the map, and the probability of the explained class is followed. A map that names
-the pixels that matter makes it fall fast under deletion and rise fast under insertion. Maps that
-know nothing of the network stand beside: one random, one that only knows that galaxies are centred,
-one of the image's edges.
+the pixels that matter makes it fall fast under deletion and rise fast under insertion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,99 +17,36 @@ from sklearn.metrics import auc
 from lib.explain.pixels import sky_level
 from lib.schema import InputError
 
-CONTROLS = ("random", "centred Gaussian", "edges")
-"""Maps made without the network."""
+CENTRED = "centred Gaussian"
+"""The control map that a map has to beat."""
 
 
-def control_maps(control: str, images: np.ndarray, seed: int) -> np.ndarray:
+def control_maps(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Maps that know nothing of the network.
 
     Parameters
     ----------
-    control : str
-        ``random`` (noise smoothed to a sixteenth of the image, so that it is as coarse as a map),
-        ``centred Gaussian`` (standard deviation a sixth of the image's width), or ``edges`` (Sobel
-        gradient of the image's mean channel).
     images : ndarray, (n, height, width, channels)
     seed : int
 
     Returns
     -------
-    ndarray, float64 (n, height, width)
-
-    Raises
-    ------
-    InputError
-        If the control is unknown.
+    dict
+        Name to float64 (n, height, width): ``random`` (noise smoothed to a sixteenth of the image,
+        so that it is as coarse as a map), ``centred Gaussian`` (standard deviation a sixth of the
+        image's width), and ``edges`` (Sobel gradient of the image's mean channel).
     """
     n, height, width = images.shape[:3]
-    if control == "random":
-        noise = np.random.default_rng(seed).normal(size=(n, height, width))
-        smooth = ndimage.gaussian_filter(noise, (0, height / 16, width / 16))
-        return smooth - smooth.min(axis=(1, 2), keepdims=True)
-    if control == "centred Gaussian":
-        y, x = np.mgrid[:height, :width]
-        square = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
-        return np.repeat(np.exp(-square / 2 / (width / 6) ** 2)[None], n, axis=0)
-    if control == "edges":
-        grey = images.mean(axis=-1)
-        return np.stack(
-            [np.hypot(ndimage.sobel(g, axis=0), ndimage.sobel(g, axis=1)) for g in grey]
-        )
-    raise InputError(f"unknown control {control!r}: choose from {', '.join(CONTROLS)}")
-
-
-def blurred(images: np.ndarray) -> np.ndarray:
-    """Images without structure: Gaussian blur of a tenth of the width, per channel."""
-    sigma = images.shape[1] / 10
-    return ndimage.gaussian_filter(images, (0, sigma, sigma, 0), mode="nearest")
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Insertion and deletion curves of some galaxies under one map.
-
-    Attributes
-    ----------
-    fraction : ndarray, (steps + 1,)
-        Fraction of pixels inserted or deleted, from 0 to 1.
-    insertion, deletion : ndarray, (n, steps + 1)
-        Probability of the explained class.
-    """
-
-    fraction: np.ndarray
-    insertion: np.ndarray
-    deletion: np.ndarray
-
-    @property
-    def areas(self) -> pd.DataFrame:
-        """Area under each galaxy's curves: columns insertion, deletion, and their difference."""
-        table = pd.DataFrame(
-            {
-                kind: [auc(self.fraction, curve) for curve in getattr(self, kind)]
-                for kind in ("insertion", "deletion")
-            }
-        )
-        return table.assign(difference=table["insertion"] - table["deletion"])
-
-    def table(self) -> pd.DataFrame:
-        """All numbers in rows: galaxy (number), fraction, insertion, deletion."""
-        galaxies, points = self.insertion.shape
-        return pd.DataFrame(
-            {
-                "galaxy": np.repeat(np.arange(galaxies), points),
-                "fraction": np.tile(self.fraction, galaxies),
-                "insertion": self.insertion.ravel(),
-                "deletion": self.deletion.ravel(),
-            }
-        )
-
-    @classmethod
-    def of_table(cls, table: pd.DataFrame) -> Curves:
-        """Curves from what `table` gave."""
-        wide = table.pivot(index="galaxy", columns="fraction")
-        kinds = (wide[kind].to_numpy() for kind in ("insertion", "deletion"))
-        return cls(wide["insertion"].columns.to_numpy(), *kinds)
+    noise = np.random.default_rng(seed).normal(size=(n, height, width))
+    noise = ndimage.gaussian_filter(noise, (0, height / 16, width / 16))
+    y, x = np.mgrid[:height, :width]
+    square = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2
+    slopes = [[ndimage.sobel(grey, axis=k) for grey in images.mean(axis=-1)] for k in (0, 1)]
+    return {
+        "random": noise - noise.min(axis=(1, 2), keepdims=True),
+        CENTRED: np.repeat(np.exp(-square / 2 / (width / 6) ** 2)[None], n, axis=0),
+        "edges": np.hypot(*slopes),
+    }
 
 
 def curves(
@@ -121,7 +55,7 @@ def curves(
     maps: np.ndarray,
     targets: np.ndarray,
     steps: int,
-) -> Curves:
+) -> pd.DataFrame:
     """Follow the probability of the explained class while pixels go and come.
 
     Pixels of equal value (an empty map) are taken in random but fixed order.
@@ -139,7 +73,9 @@ def curves(
 
     Returns
     -------
-    Curves
+    DataFrame
+        A row per galaxy and point: galaxy (number), fraction (of the pixels inserted or deleted),
+        insertion and deletion (probability).
 
     Raises
     ------
@@ -153,82 +89,64 @@ def curves(
     fraction = np.linspace(0, 1, steps + 1) ** 2
     pixels = maps[0].size
     shuffle = np.random.default_rng(0).permutation(pixels)
-    made = {"insertion": [], "deletion": []}
-    start = {"insertion": blurred(images), "deletion": images}
-    end = {"insertion": images, "deletion": np.broadcast_to(sky_level(images), images.shape)}
+    width = images.shape[1] / 10
+    blurred = ndimage.gaussian_filter(images, (0, width, width, 0), mode="nearest")
+    sky = np.broadcast_to(sky_level(images), images.shape)
+    rows = []
     for n, target in enumerate(targets):
         order = shuffle[np.argsort(-maps[n].ravel()[shuffle], kind="stable")]
         rank = np.empty(pixels, int)
         rank[order] = np.arange(pixels)
         changed = rank.reshape(maps[n].shape) < np.round(fraction * pixels)[:, None, None]
-        frames = [np.where(changed[..., None], end[kind][n], start[kind][n]) for kind in made]
-        both = probabilities(np.concatenate(frames).astype("float32"))[:, target]
-        for kind, curve in zip(made, np.split(both, 2), strict=True):
-            made[kind].append(curve)
-    return Curves(fraction, np.array(made["insertion"]), np.array(made["deletion"]))
+        inserted = np.where(changed[..., None], images[n], blurred[n])
+        deleted = np.where(changed[..., None], sky[n], images[n])
+        p = probabilities(np.concatenate([inserted, deleted]).astype("float32"))[:, target]
+        columns = {"fraction": fraction, "insertion": p[: steps + 1], "deletion": p[steps + 1 :]}
+        rows.append(pd.DataFrame({"galaxy": n, **columns}))
+    return pd.concat(rows, ignore_index=True)
 
 
-def mean_interval(values: np.ndarray, seed: int = 42) -> dict[str, float]:
-    """Mean over galaxies with its bootstrap interval.
+def areas(followed: pd.DataFrame) -> pd.DataFrame:
+    """Areas under `curves` by model, map and galaxy_id: insertion, deletion, and `difference`."""
+    kinds = ["insertion", "deletion"]
+    table = followed.groupby(["model", "map", "galaxy_id"], sort=False)[["fraction", *kinds]].apply(
+        lambda part: pd.Series({kind: auc(part["fraction"], part[kind]) for kind in kinds})
+    )
+    return table.assign(difference=table["insertion"] - table["deletion"]).reset_index()
 
-    Parameters
-    ----------
-    values : ndarray, (n,)
-        One number per galaxy; NaN is left out.
-    seed : int
 
-    Returns
-    -------
-    dict
-        ``mean``, ``low``, ``high`` (95 %, percentile bootstrap, 2,000 draws) and ``n``. The
-        interval is NaN for fewer than three galaxies.
+def mean_interval(values, seed: int = 42) -> tuple[float, float, float]:
+    """Mean, and its 95 % confidence interval (percentile bootstrap, 2,000 draws).
+
+    The interval is NaN for fewer than three values.
     """
     values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
     if len(values) < 3:
-        mean = float(values.mean()) if len(values) else np.nan
-        return {"mean": mean, "low": np.nan, "high": np.nan, "n": len(values)}
+        return float(values.mean()), np.nan, np.nan
     low, high = stats.bootstrap(
         (values,), np.mean, n_resamples=2000, confidence_level=0.95, method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return {"mean": values.mean(), "low": low, "high": high, "n": len(values)}
+    return float(values.mean()), float(low), float(high)
 
 
-def scoreboard(areas: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
-    """Mean areas per model and map, and the gain over the controls galaxy by galaxy.
-
-    Parameters
-    ----------
-    areas : DataFrame
-        Columns model, map, galaxy_id, insertion, deletion, difference; one row each.
-    seed : int
+def scoreboard(table: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
+    """Mean `areas` per model and map, best first, and the gain over the centred Gaussian.
 
     Returns
     -------
     DataFrame
-        One row per model and map, best first. Columns insertion, deletion, difference (means),
-        low and high (95 % bootstrap interval of the difference), and for each of the controls
-        ``random`` and ``centred Gaussian`` the mean paired gain in the difference and its
-        interval: ``gain over random``, ``... low``, ``... high``.
+        model, map, insertion, deletion, difference (means), its 95 % interval ``low`` and ``high``;
+        ``gain``, the mean difference from the centred Gaussian's on the same galaxies, with
+        ``gain low`` and ``gain high``; the number of galaxies.
     """
     rows = []
-    for (model, name), part in areas.groupby(["model", "map"], sort=False):
-        interval = mean_interval(part["difference"], seed)
-        row = {"model": model, "map": name, **part[["insertion", "deletion"]].mean()}
-        row |= {"difference": interval["mean"], "low": interval["low"], "high": interval["high"]}
-        own = part.set_index("galaxy_id")["difference"]
-        for control in ("random", "centred Gaussian"):
-            other = areas.query("model == @model and map == @control")
-            gain = mean_interval(own - other.set_index("galaxy_id")["difference"], seed)
-            row |= {
-                f"gain over {control}": gain["mean"],
-                f"gain over {control} low": gain["low"],
-                f"gain over {control} high": gain["high"],
-            }
-        rows.append(row | {"galaxies": len(part)})
-    return (
-        pd.DataFrame(rows)
-        .sort_values(["model", "difference"], ascending=[True, False])
-        .reset_index(drop=True)
-    )
+    wide = table.pivot(index="galaxy_id", columns=["model", "map"], values="difference")
+    means = table.groupby(["model", "map"], sort=False)[["insertion", "deletion"]].mean()
+    for (model, name), row in means.iterrows():
+        own, control = wide[model, name], wide[model, CENTRED]
+        interval = zip(("difference", "low", "high"), mean_interval(own, seed))
+        gain = zip(("gain", "gain low", "gain high"), mean_interval(own - control, seed))
+        rows.append({"model": model, "map": name, **row, **dict(interval), **dict(gain)})
+    board = pd.DataFrame(rows).assign(galaxies=len(wide))
+    return board.sort_values(["model", "difference"], ascending=[True, False], ignore_index=True)

@@ -1,4 +1,4 @@
-"""A trained model together with the galaxies it is explained on."""
+"""A trained network together with the galaxies it is explained on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 
 from lib import training
-from lib.explain import faithfulness, maps, sanity
-from lib.explain.cache import fingerprint, model_hash
-from lib.explain.faithfulness import CONTROLS, Curves, control_maps
-from lib.explain.maps import Explainer, MapSettings, cached_maps
+from lib.evaluation import predicted_probability
+from lib.explain import faithfulness, sanity
+from lib.explain.cache import fingerprint, meaning
+from lib.explain.maps import Explainer
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic, resolve, step_folder
 from lib.schema import InputError, probability_columns
@@ -24,20 +23,23 @@ from lib.workflow.code import closure_hash
 
 @dataclass(frozen=True)
 class Subject:
-    """A scored model, loaded from its saved weights, and what is needed to explain it.
+    """A scored network, loaded from its saved weights, and what is needed to explain it.
+
+    Maps and their scores are made once and then read back, as long as code, weights, images and
+    methods stay; so a run that was killed goes on where it was.
 
     Attributes
     ----------
     name : str
-        Role of the model in the paper, "B0" or "V2M".
+        Role of the network in the paper, "B0" or "V2M".
     run : TrainedModel
     images : ImageCache
-        Crops as the model takes them.
+        Crops as the network takes them.
     wide : ImageCache
         The widest crops there are, in colour if possible.
     explainer : Explainer
     cache : Path
-        Folder of the maps, and of their scores, made so far.
+        Folder of what was made so far.
     """
 
     name: str
@@ -47,10 +49,14 @@ class Subject:
     explainer: Explainer
     cache: Path
 
+    @property
+    def binning(self) -> int:
+        """Pixels of a survey's image along a pixel of the cache."""
+        return self.images.index.attrs["binning"]
+
     def inputs(self, galaxy_ids) -> np.ndarray:
-        """Images as the model takes them, float32 (n, crop, crop, channels)."""
-        pixels = self.images.arrays[self.images.rows(galaxy_ids)]
-        return network_input(pixels, self.images.colour)
+        """Images as the network takes them, float32 (n, crop, crop, channels)."""
+        return network_input(self.cutouts(galaxy_ids), self.images.colour)
 
     def cutouts(self, galaxy_ids) -> np.ndarray:
         """Cut-outs in colour, where the cache has it: uint8 (n, crop, crop, 3 or 1)."""
@@ -60,224 +66,122 @@ class Subject:
         """Cut-outs wide enough to see a whole galaxy and its sky: uint8 (n, wide, wide, 3)."""
         return np.asarray(self.wide.arrays[self.wide.rows(galaxy_ids)])
 
-    def targets(self, predicted) -> np.ndarray:
-        """Index, int64 (n,), of predicted classes in the model's output."""
-        return pd.Index(self.run.classes).get_indexer(pd.Index(predicted))
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Class probabilities, float32 (n, classes), of images as the network takes them."""
+        return self.run.model.predict_on_batch(pixels)
 
-    def maps(self, method: str, table: pd.DataFrame) -> np.ndarray:
-        """Maps for the *predicted* class of each galaxy of a table, made once and then read back.
-
-        Parameters
-        ----------
-        method : str
-        table : DataFrame
-            Columns galaxy_id and predicted.
+    def table(self, galaxy_ids=None) -> pd.DataFrame:
+        """Predictions for chosen galaxies, in the order asked for, or for all.
 
         Returns
         -------
-        ndarray, float32 (n, crop, crop)
-        """
-        return self._maps(method, table)[0]
-
-    def _maps(self, method: str, table: pd.DataFrame) -> tuple[np.ndarray, int]:
-        ids = table["galaxy_id"]
-        return cached_maps(
-            self.explainer, method, self.inputs(ids), self.targets(table["predicted"]), ids,
-            self.cache,
-        )  # fmt: skip
-
-    def all_maps(self, methods: list[str], table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Maps by several methods, with one printed line each; controls may be among them.
-
-        Parameters
-        ----------
-        methods : list of str
-            Keys of `lib.explain.maps.METHODS`, or `lib.explain.faithfulness.CONTROLS`.
-        table : DataFrame
-            Columns galaxy_id and predicted.
-
-        Returns
-        -------
-        dict
-            Method to ndarray (n, crop, crop).
-        """
-        found = {}
-        for method in methods:
-            start = time.perf_counter()
-            if method in CONTROLS:
-                seed = self.explainer.settings.seed
-                found[method] = control_maps(method, self.inputs(table["galaxy_id"]), seed)
-                made = len(table)
-            else:
-                found[method], made = self._maps(method, table)
-            self._tell(f"{method}, maps of {len(table)} galaxies", made, len(table), start)
-        return found
-
-    def _tell(self, what: str, made: int, total: int, start: float) -> None:
-        seconds = time.perf_counter() - start
-        print(
-            f"{self.name}: {what}: {made} made in {seconds:.1f} s, {total - made} from the cache",
-            flush=True,
-        )
-
-    def _kept(self, kind: str, parts: tuple, make: Callable[[], pd.DataFrame]) -> tuple:
-        """Table that `make` gives, made once and then read back, and whether it was made now."""
-        key = fingerprint(model_hash(self.explainer), closure_hash(__file__), *parts)
-        file = self.cache / kind / f"{key}.parquet"
-        missing = not file.exists()
-        if missing:
-            with atomic(file) as temporary:
-                make().to_parquet(temporary)
-        return pd.read_parquet(file), missing
-
-    def curves(
-        self, by_map: dict[str, np.ndarray], table: pd.DataFrame, steps: int
-    ) -> dict[str, Curves]:
-        """Insertion and deletion curves of many maps, made once and then read back.
-
-        Parameters
-        ----------
-        by_map : dict
-            Name of the map to ndarray (n, crop, crop), as from `all_maps`.
-        table : DataFrame
-            n rows with galaxy_id and predicted.
-        steps : int
-            See `lib.explain.faithfulness.curves`.
-
-        Returns
-        -------
-        dict
-            Name of the map to its curves.
-        """
-        start, made = time.perf_counter(), 0
-        images, targets = self.inputs(table["galaxy_id"]), self.targets(table["predicted"])
-        found = {}
-        for name, values in by_map.items():
-            kept, missing = self._kept(
-                "curves",
-                (values, images, targets, steps),
-                lambda values=values: faithfulness.curves(
-                    self.explainer.probabilities, images, values, targets, steps
-                ).table(),
-            )
-            found[name] = Curves.of_table(kept)
-            made += missing
-        self._tell(f"insertion and deletion curves by {len(by_map)} maps", made, len(by_map), start)
-        return found
-
-    def sanity(
-        self,
-        by_map: dict[str, np.ndarray],
-        table: pd.DataFrame,
-        calibration_ids,
-        *,
-        depths: int,
-        seed: int,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Both sanity checks of many maps, made once and then read back.
-
-        Parameters
-        ----------
-        by_map, table
-            As for `curves`.
-        calibration_ids : sequence of int or str
-            Galaxies that BatchNorm statistics are recalibrated on.
-        depths, seed : int
-            See `lib.explain.sanity.cascade`.
-
-        Returns
-        -------
-        cascaded, swapped : DataFrame
-            From `lib.explain.sanity.cascade` and `lib.explain.sanity.other_class`.
-        """
-        start = time.perf_counter()
-        calibration = self.inputs(calibration_ids)
-        test = (
-            self.explainer, by_map, self.inputs(table["galaxy_id"]),
-            self.targets(table["predicted"]),
-        )  # fmt: skip
-        parts = (*by_map, *by_map.values(), *test[2:], seed)
-        cascaded, first = self._kept(
-            "cascade", (*parts, calibration, depths),
-            lambda: sanity.cascade(*test, calibration, depths=depths, seed=seed),
-        )  # fmt: skip
-        swapped, second = self._kept(
-            "other-class", parts,
-            lambda: sanity.other_class(*test, len(self.run.classes), seed),
-        )  # fmt: skip
-        self._tell(f"sanity checks of {len(table)} galaxies", first + second, 2, start)
-        return cascaded, swapped
-
-    def reproduces(self, table: pd.DataFrame) -> float:
-        """Largest difference between saved probabilities and those of the loaded model.
+        DataFrame
+            Rows of the run's predictions, and ``probability``, that of the class predicted.
 
         Raises
         ------
         InputError
-            If it exceeds 0.01: then the explained model is not the one that was scored.
+            Names the galaxies that are not in the table.
         """
-        saved = table[probability_columns(self.run.classes)].to_numpy()
-        now = self.explainer.probabilities(self.inputs(table["galaxy_id"]))
-        difference = float(np.abs(saved - now).max())
-        if not difference < 0.01:
+        known = self.run.predictions.assign(probability=predicted_probability)
+        if galaxy_ids is None:
+            return known
+        kind = known["galaxy_id"].dtype
+        try:
+            wanted = pd.Index(galaxy_ids).astype(kind)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"galaxy_ids {galaxy_ids}: must be of type {kind}") from error
+        unknown = wanted.difference(known["galaxy_id"])
+        if len(unknown):
             raise InputError(
-                f"{self.name}: the saved model gives other probabilities than predictions.parquet "
-                f"(they differ by up to {difference:.3f}): run its training notebook again"
+                f"galaxy_ids {', '.join(map(str, unknown))}: not among the {len(known)} galaxies "
+                "that the network has predictions for (sample.parquet of notebook 01 lists them)"
             )
-        return difference
+        return known.set_index("galaxy_id").loc[wanted].rename_axis("galaxy_id").reset_index()
+
+    def maps(self, method: Callable, galaxies: pd.DataFrame) -> np.ndarray:
+        """Maps by a method, see `lib.explain.maps`, for the *predicted* class of each galaxy.
+
+        float32 (n, crop, crop); `galaxies` has the columns galaxy_id and predicted, here as below.
+        """
+        start, (images, targets) = time.perf_counter(), self._asked(galaxies)
+        folder = self.cache / "maps" / self._key(meaning(method))
+        files = [
+            folder / f"{galaxy}-{target}-{fingerprint(image)}.npy"
+            for galaxy, target, image in zip(galaxies["galaxy_id"], targets, images, strict=True)
+        ]
+        missing = [n for n, file in enumerate(files) if not file.exists()]
+        for n in missing:
+            made = self.explainer.maps(method, images[n : n + 1], targets[n : n + 1])
+            with atomic(files[n]) as temporary:
+                np.save(temporary, made[0])
+        self._tell(f"{len(missing)} of {len(files)} maps by {method.__name__}", start)
+        return np.stack([np.load(file) for file in files])
+
+    def curves(
+        self, by_map: dict[str, np.ndarray], galaxies: pd.DataFrame, steps: int
+    ) -> pd.DataFrame:
+        """Insertion and deletion curves of many maps, see `lib.explain.faithfulness.curves`.
+
+        `by_map` has the name of each map and ndarray (n, crop, crop). There are also the columns
+        model, map and galaxy_id.
+        """
+        images, targets = self._asked(galaxies)
+        ids, found = galaxies["galaxy_id"].to_numpy(), []
+        for name, values in by_map.items():
+            made = self._kept(
+                "curves",
+                (values, images, targets, steps),
+                lambda values=values: faithfulness.curves(
+                    self.probabilities, images, values, targets, steps
+                ),
+            )
+            found.append(made.assign(model=self.name, map=name, galaxy_id=ids[made["galaxy"]]))
+        return pd.concat(found, ignore_index=True)
+
+    def sanity(
+        self, methods: dict[str, Callable], galaxies: pd.DataFrame, calibration_ids,
+        depths: int, seed: int,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Maps against those of ever more random networks, see `lib.explain.sanity.cascade`.
+
+        `methods` has names and methods; BatchNorm statistics are recalibrated on the galaxies
+        `calibration_ids`. There is also the column model.
+        """
+        images, targets = self._asked(galaxies)
+        calibration = self.inputs(calibration_ids)
+        codes = [(name, meaning(method)) for name, method in methods.items()]
+        return self._kept(
+            "sanity",
+            (codes, images, targets, calibration, depths, seed),
+            lambda: sanity.cascade(
+                self.explainer, methods, images, targets, calibration, depths=depths, seed=seed
+            ),
+        ).assign(model=self.name)
+
+    def _asked(self, galaxies: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Images, and the index of each predicted class in the network's output."""
+        targets = pd.Index(self.run.classes).get_indexer(galaxies["predicted"])
+        return self.inputs(galaxies["galaxy_id"]), targets
+
+    def _key(self, *parts) -> str:
+        return fingerprint(self.run.settings["weights_sha256"], closure_hash(__file__), *parts)
+
+    def _kept(self, kind: str, parts: tuple, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        start, file = time.perf_counter(), self.cache / kind / f"{self._key(*parts)}.parquet"
+        missing = not file.exists()
+        if missing:
+            with atomic(file) as temporary:
+                make().to_parquet(temporary)
+        self._tell(f"{int(missing)} of 1 table of {kind}", start)
+        return pd.read_parquet(file)
+
+    def _tell(self, made: str, start: float) -> None:
+        print(f"{self.name}: {made} made in {time.perf_counter() - start:.1f} s")
 
 
-def check_parameters(
-    counts: dict[str, int],
-    arm_radii: list[float],
-    feature_layers: list[str],
-    feature_tiles: list[list[int]],
-    colours: str,
-    arm_method: str,
-    has_truth: bool,
-) -> None:
-    """Refuse impossible parameters of notebook 05 before any work.
-
-    Parameters
-    ----------
-    counts : dict
-        Name to value of parameters that must be at least 1.
-    arm_radii : list of two float
-    feature_layers : list of str
-    feature_tiles : list of [rows, columns], one per layer
-    colours : str
-        Name of a matplotlib colour map.
-    arm_method : str
-        A method, or "" for the best one, which only a survey with truth can tell.
-    has_truth : bool
-        Whether the survey's truth is known.
-
-    Raises
-    ------
-    InputError
-        Names the parameter, its value and the remedy.
-    """
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} = {value}: must be at least 1")
-    if len(arm_radii) != 2 or not 0 < arm_radii[0] < arm_radii[1]:
-        raise InputError(f"arm_radii = {arm_radii}: give an inner and a larger outer radius in R90")
-    if len(feature_layers) != len(feature_tiles):
-        raise InputError(
-            f"feature_tiles has {len(feature_tiles)} entries for {len(feature_layers)} layers in "
-            "feature_layers: give [rows, columns] for each layer"
-        )
-    if colours not in colormaps:
-        raise InputError(f"colours = {colours!r}: no such colour map; try cividis, viridis or jet")
-    if arm_method not in maps.METHODS and not (has_truth and arm_method == ""):
-        also = ', or "" for the one that finds the arms best' if has_truth else ""
-        raise InputError(
-            f"arm_method = {arm_method!r}: choose from {', '.join(maps.METHODS)}{also}"
-        )
-
-
-def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) -> Subject:
-    """Load a training run's model and open the images it was trained on.
+def open_subject(run_dir: str, step: str, images: str) -> Subject:
+    """Load a training run's network and open the images it was trained on.
 
     Parameters
     ----------
@@ -285,12 +189,12 @@ def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) ->
         Folder of the run.
     step, images : str
         Folders of the training step and of the pre-processing step below it.
-    settings : MapSettings
 
     Raises
     ------
     InputError
-        If a folder, model or image is missing, or the model cannot be explained.
+        If a folder, network or image is missing, the network cannot be explained, or it gives
+        other probabilities than those that were scored.
     """
     run = training.load_run(step_folder(run_dir, step))
     folder = step_folder(run_dir, images)
@@ -298,12 +202,20 @@ def open_subject(run_dir: str, step: str, images: str, settings: MapSettings) ->
     widest = max(
         (int(path.stem.rsplit("_")[-1]) for path in folder.glob("images_rgb_*.npy")), default=0
     )
-    wide = open_cache(folder, widest) if widest else cache
-    return Subject(
+    subject = Subject(
         name=run.settings["role"],
         run=run,
         images=cache,
-        wide=wide,
-        explainer=Explainer(run.model, settings),
-        cache=resolve(run_dir) / "cache" / "maps",
+        wide=open_cache(folder, widest) if widest else cache,
+        explainer=Explainer(run.model),
+        cache=resolve(run_dir) / "cache" / "explained",
     )
+    some = run.predictions.head(8)
+    now = subject.probabilities(subject.inputs(some["galaxy_id"]))
+    apart = np.abs(some[probability_columns(run.classes)].to_numpy() - now).max()
+    if not apart < 0.01:
+        raise InputError(
+            f"{subject.name}: saved network and predictions.parquet give other probabilities (they "
+            f"differ by up to {apart:.3f}): run the training notebook again"
+        )
+    return subject
