@@ -53,6 +53,11 @@ FLOW = {
     "11_pretrain_backbone": ["01_sample_selection", "02_preprocessing"],
     "12_beyond_the_paper": ["01_sample_selection", "02_preprocessing"],
     "13_explore": ["01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"],
+    # The scoreboard tells what the steps of the run have found.
+    "14_paper_audit": [
+        *("01_sample_selection", "02_preprocessing", "03_train_b0", "04_train_v2m"),
+        *("05_explainability", "06_stellar_mass", "07_image_size", "09_model_comparison"),
+    ],
 }
 GPUS = max(1, int(config.get("gpus", 0)))
 # Loops of trainings, which so many jobs share (`--config parts=4`) before their step gathers them.
