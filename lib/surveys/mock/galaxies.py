@@ -96,7 +96,8 @@ def draw_galaxies(
         One row per galaxy. ``kind`` is spiral, disc (no arms), smooth or edge-on; ``arm_class`` the
         true class, ``?`` for flocculent galaxies without countable arms and ``none`` for other
         kinds; ``n_arms`` the true number m (0 to 6). Angles are in degrees except ``arm_phase``,
-        ``arm_width`` and ``lopsided_angle`` (radians), lengths in R90 unless the name ends with ``arcsec``, colours in magnitudes.
+        ``arm_width`` and ``lopsided_angle`` (radians), lengths in R90 unless the name ends with
+        ``arcsec``, colours in magnitudes.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def _draw_disc(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table.loc[edge, "inclination"] = 90.0
     table.loc[smooth, "inclination"] = 0.0
     table["position_angle"] = rng.uniform(0, 180, n)
-    table["offset_x"], table["offset_y"] = 0.028 * rng.standard_normal((2, n))
+    table["offset_x"], table["offset_y"] = 0.032 * rng.standard_normal((2, n))
     table["scale_length"] = 1 / rng.uniform(1.6, 2.3, n)
     table["truncation"] = rng.uniform(1.2, 2.1, n)
     bulge = np.clip(0.105 * np.exp(0.75 * rng.standard_normal(n)), 0.005, 0.5)
@@ -173,7 +174,7 @@ def _draw_disc(rng: np.random.Generator, table: pd.DataFrame) -> None:
     barred &= ~(smooth | edge)
     table["bar_length"] = np.where(barred, rng.uniform(0.2, 0.42, n), 0.0)
     table["bar_strength"] = np.where(barred, rng.uniform(0.4, 1.3, n), 0.0)
-    table["dust"] = np.where(smooth, 0.0, rng.uniform(0.0, 0.3, n))
+    table["dust"] = np.where(smooth, 0.0, rng.uniform(0.0, 0.5, n))
 
 
 def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
@@ -184,12 +185,12 @@ def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
     n_arms = known.fillna(0).to_numpy().astype(int)
     table["n_arms"] = n_arms + ((n_arms == 5) & (rng.random(n) < 0.45))
 
-    # Below here nothing depends on the number of arms: whatever is easier to measure than arms would
-    # give it away. A real class differs in pitch and asymmetry, but by far less than its scatter.
+    # From here on nothing depends on the number of arms: what is easier to measure than arms would
+    # give it away.
     table["winding"] = rng.choice([-1, 1], n)
     table["pitch"] = np.where(spiral, np.clip(rng.normal(20, 5.5, n), 11, 36), 0.0)
     table["arm_width"] = np.where(spiral, rng.uniform(0.15, 0.28, n), 0.0)
-    contrast = 1.25 * np.exp(0.42 * rng.standard_normal(n))
+    contrast = 1.2 * np.exp(0.5 * rng.standard_normal(n))
     table["arm_contrast"] = np.where(spiral, np.clip(contrast, 0.15, 2.6), 0.0)
     start = np.where(
         table["bar_length"] > 0, 0.85 * table["bar_length"], rng.uniform(0.08, 0.24, n)
@@ -200,7 +201,7 @@ def _draw_arms(rng: np.random.Generator, table: pd.DataFrame) -> None:
     table["arm_inequality"] = np.where(spiral, rng.beta(1.8, 2.8, n), 0.0)
     table["arm_wiggle"] = np.where(spiral, np.abs(rng.normal(0, 0.2, n)), 0.0)
     table["arm_breaks"] = np.where(spiral, rng.uniform(0.1, 0.8, n), 0.0)
-    table["flocculence"] = np.where(spiral, 0.08 + 0.5 * rng.beta(2, 3.5, n), 0.0)
+    table["flocculence"] = np.where(spiral, 0.08 + 0.6 * rng.beta(2, 3.5, n), 0.0)
     # Discs without arms are lopsided too (Zaritsky & Rix 1997: a third of the spirals).
     disc = table["kind"].isin(["spiral", "disc"])
     lopsided = np.minimum(np.abs(rng.normal(0, 0.24, n)), 0.7)
@@ -215,8 +216,8 @@ def _draw_colours(rng: np.random.Generator, table: pd.DataFrame) -> None:
     n = len(table)
     spiral, smooth = (table["kind"] == k for k in ("spiral", "smooth"))
     redshifting = 1.1 * (table["redshift"] - 0.06)
-    disc = np.where(spiral, rng.normal(0.35, 0.2, n), rng.normal(0.6, 0.16, n))
-    table["bulge_g_r"] = rng.normal(np.where(smooth, 0.74, 0.76), 0.1) + redshifting
+    disc = np.where(spiral, rng.normal(0.34, 0.16, n), rng.normal(0.6, 0.16, n))
+    table["bulge_g_r"] = rng.normal(np.where(smooth, 0.74, 0.80), 0.13) + redshifting
     table["disc_g_r"] = np.minimum(np.clip(disc, 0.0, 0.95) + redshifting, table["bulge_g_r"])
     # Age, metals and dust shift r - i a little against g - r.
     table["r_i_offset"] = rng.normal(0, 0.05, n)

@@ -26,12 +26,15 @@ NATIVE_PIXEL = 0.396
 SKY_SIGMA = np.array([0.0086, 0.0122, 0.0158], dtype=np.float32)
 """Noise of a native pixel in g, r, i (nanomaggies), tuned to the cut-outs, which are smoothed."""
 
-NOISE_SMOOTHING = 0.55
+NOISE_SMOOTHING = 0.51
 """Width (sigma, native pixels) over which resampling of the frames has correlated the noise."""
 
 BANDS_SHARE = np.float32(0.55)
 """Part of the noise's variance that the bands have in common: real colour noise has been compressed
 at the scale of the frames and of the cut-outs, and little of it is left."""
+
+REGISTRATION = 0.3
+"""Scatter of the shift of each band, in native pixels along each axis."""
 
 SKY_LEFT = np.array([[-0.0030, 0.0020, 0.0022], [0.0012, 0.0012, 0.0018]], dtype=np.float32)
 """Mean (first row) and scatter of what sky subtraction leaves in g, r, i, nanomaggies a native
@@ -228,7 +231,7 @@ def _face_on_disc(
     # Between the arms the disc is a little darker than without arms: the light has moved.
     mean = np.float32(0.4 * galaxy.arm_width * galaxy.n_arms)
     # Arms stand out more in the outer disc, where there is less old light.
-    arms = np.float32(galaxy.arm_contrast) * (0.65 + 0.6 * np.minimum(r, 1.5)) * pattern
+    arms = np.float32(galaxy.arm_contrast) * (0.8 + 0.35 * np.minimum(r, 1.5)) * pattern
     patches = np.exp(np.float32(1.1 * galaxy.flocculence) * clumps) - 1
     young = disc * outer * (arms * (1 + np.float32(0.5) * patches) + np.float32(0.75) * patches)
     young = np.maximum(young, -0.45 * disc)
@@ -288,7 +291,7 @@ def _add_neighbours(light: np.ndarray, galaxy, field: float, rng: np.random.Gene
     n = light.shape[-1]
     pixel = field * galaxy.r90_arcsec / n
     square_arcmin = (field * galaxy.r90_arcsec / 60) ** 2
-    n_stars, n_galaxies = rng.poisson(3 * square_arcmin), rng.poisson(3.5 * square_arcmin)
+    n_stars, n_galaxies = rng.poisson(2.2 * square_arcmin), rng.poisson(3.5 * square_arcmin)
     for is_star in [True] * n_stars + [False] * n_galaxies:
         # Counts rise with magnitude about tenfold in 3.5 mag for stars, in 2 mag for galaxies.
         faint, slope = (21.8, 0.28) if is_star else (21.5, 0.45)
@@ -348,8 +351,11 @@ def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     _add_neighbours(light, galaxy, field, rng)
     pixel = field * galaxy.r90_arcsec / n
     sigma = galaxy.psf_fwhm_arcsec / 2.355 / pixel
-    for band in light:
-        ndimage.gaussian_filter(band, sigma, output=band, mode="nearest", truncate=3.5)
+    # The seeing is worse in the blue, and the registration of the frames is not perfect.
+    for band, worse in zip(light, (1.07, 1.0, 0.95), strict=True):
+        shift = rng.normal(0, REGISTRATION * n / native, 2)
+        ndimage.shift(band, shift, output=band, order=1, mode="nearest")
+        ndimage.gaussian_filter(band, worse * sigma, output=band, mode="nearest", truncate=3.5)
     # A pixel of n / native the number gathers the sky of (native / n)^2 native pixels.
     sky = (SKY_SIGMA * np.float32(galaxy.sky_noise * native / n))[:, None, None]
     common, *noise = rng.standard_normal((4, n, n), dtype=np.float32)
@@ -361,7 +367,7 @@ def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     noise *= np.sqrt(1 + 4 * np.pi * width**2)  # what smoothing took from the scatter
     # The stretch works on surface brightness, whatever the size of a pixel.
     light = (light + noise) * np.float32((n / native) ** 2) + _sky_left(n, rng)
-    image = _through_jpeg(_stretch(light))
+    image = through_jpeg(_stretch(light))
     if n < size:
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     return image
@@ -375,7 +381,7 @@ def _sky_left(n: int, rng: np.random.Generator) -> np.ndarray:
     return SKY_LEFT[0][:, None, None] + SKY_LEFT[1][:, None, None] * plane
 
 
-def _through_jpeg(image: np.ndarray) -> np.ndarray:
+def through_jpeg(image: np.ndarray) -> np.ndarray:
     """The image after the compression that SDSS's server did before Galaxy Zoo scaled it."""
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, "jpeg", quality=JPEG_QUALITY)

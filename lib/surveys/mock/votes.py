@@ -57,11 +57,11 @@ ARM_CONFUSION = np.array(
         [0.063, 0.184, 0.077, 0.043, 0.048, 0.585],
     ]
 )
-"""Mean fractions of the answers of T11 (columns: 1, 2, 3, 4, 5+, can't tell) for galaxies whose most
-frequent answer is that of the row: 1,659 face-on spirals of the Galaxy Zoo Challenge, computed in
-notebook 00, section 4.4."""
+"""Mean fractions of the answers of T11 (columns: 1, 2, 3, 4, 5+, can't tell) for galaxies whose
+most frequent answer is that of the row: 1,659 face-on spirals of the Galaxy Zoo Challenge,
+computed in notebook 00, section 4.4."""
 
-ARM_CERTAINTY = np.array([0.53, 0.76, 0.42, 0.40, 0.40, 0.54])
+ARM_CERTAINTY = np.array([0.55, 0.78, 0.43, 0.40, 0.40, 0.52])
 """Mean share of volunteers who give the true answer when arms are as clear as can be. With
 `ARM_CONCENTRATION` fitted to the shares of pure labels of the same galaxies (notebook 00, 4.4)."""
 
@@ -215,7 +215,7 @@ def draw_counts(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarr
     return counts
 
 
-def _fractions(amount: np.ndarray) -> np.ndarray:
+def fractions(amount: np.ndarray) -> np.ndarray:
     """Share of each answer within its question, 0 where nobody was asked."""
     shares = np.zeros(amount.shape)
     for part in QUESTIONS.values():
@@ -230,7 +230,7 @@ def _debias(weighted: np.ndarray, redshift: np.ndarray) -> np.ndarray:
     for answer, slope in (("a02", 6.0), ("a08", 4.0), ("a37", -4.0)):
         gain[_COLUMN[answer]] = slope
     beyond = np.maximum(redshift - 0.05, 0)[:, None]
-    return _fractions(weighted * np.exp(gain * beyond))
+    return fractions(weighted * np.exp(gain * beyond))
 
 
 def _flags(counts: np.ndarray, weighted: np.ndarray, debiased: np.ndarray) -> np.ndarray:
@@ -263,12 +263,12 @@ def vote_columns(
         ``total_classifications``, ``total_votes``, then for each answer the columns of `MEASURES`.
         Fractions have three decimals, as in the real table.
     """
-    raw = _fractions(counts)
+    raw = fractions(counts)
     # The rarer an answer, the likelier it is that an inconsistent volunteer gave it; such a
     # volunteer counts a thousandth (Willett et al. 2013, Sec. 3.2).
     unreliable = rng.binomial(counts, 0.15 * (1 - raw) ** 3)
     weight = np.round(counts - 0.999 * unreliable, 3)
-    weighted = np.round(_fractions(weight), 3)
+    weighted = np.round(fractions(weight), 3)
     debiased = np.round(_debias(weighted, redshift), 3)
     flags = _flags(counts, weighted, debiased)
     measures = (counts, weight, np.round(raw, 3), weighted, debiased, flags)
