@@ -147,8 +147,9 @@ display(Markdown("\n".join(f"- {note}" for note in survey.notes)))
 # %%
 def montage(rows: dict[str, list], title: str):
     """One row of images for each name."""
+    height = style.WIDTH / 8 * len(rows)
     figure, axes = plt.subplots(
-        len(rows), 8, figsize=(style.WIDTH, style.WIDTH / 8 * len(rows)), squeeze=False
+        len(rows), 8, figsize=(style.WIDTH, height), squeeze=False, layout="constrained"
     )
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=False):
@@ -157,6 +158,7 @@ def montage(rows: dict[str, list], title: str):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     figure.suptitle(title)
     return figure
 

@@ -33,7 +33,7 @@ BANDS_SHARE = np.float32(0.55)
 """Part of the noise's variance that the bands have in common: real colour noise has been compressed
 at the scale of the frames and of the cut-outs, and little of it is left."""
 
-REGISTRATION = 0.3
+REGISTRATION = 0.25
 """Scatter of the shift of each band, in native pixels along each axis."""
 
 SKY_LEFT = np.array([[-0.0030, 0.0020, 0.0022], [0.0012, 0.0012, 0.0018]], dtype=np.float32)
@@ -354,8 +354,9 @@ def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     # The seeing is worse in the blue, and the registration of the frames is not perfect.
     for band, worse in zip(light, (1.07, 1.0, 0.95), strict=True):
         shift = rng.normal(0, REGISTRATION * n / native, 2)
-        ndimage.shift(band, shift, output=band, order=1, mode="nearest")
-        ndimage.gaussian_filter(band, worse * sigma, output=band, mode="nearest", truncate=3.5)
+        # `ndimage.shift` cannot write into its own input.
+        moved = ndimage.shift(band, shift, order=1, mode="nearest")
+        ndimage.gaussian_filter(moved, worse * sigma, output=band, mode="nearest", truncate=3.5)
     # A pixel of n / native the number gathers the sky of (native / n)^2 native pixels.
     sky = (SKY_SIGMA * np.float32(galaxy.sky_noise * native / n))[:, None, None]
     common, *noise = rng.standard_normal((4, n, n), dtype=np.float32)
