@@ -8,6 +8,12 @@ import pytest
 from astropy.table import Table
 from PIL import Image
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from lib.figures.survey import log_polar
 from lib.schema import ARM_CLASSES, CLEAN_COLUMNS, RHO_COLUMNS, InputError
@@ -22,13 +28,17 @@ from lib.surveys.mock import (
     render,
     write_survey,
 )
+from lib.surveys.mock.features import NOISE, simple_features
 from lib.surveys.mock.galaxies import ARM_FREQUENCIES
+from lib.surveys.mock.render import through_jpeg
 from lib.surveys.mock.survey import MASS_DEFECTS, draw_truth
 from lib.surveys.mock.votes import (
+    ARM_CONFUSION,
     CLEAN_THRESHOLDS,
     answer_probabilities,
     arm_visibility,
     draw_counts,
+    fractions,
     vote_columns,
 )
 
@@ -76,7 +86,10 @@ def spiral(n_arms, **changes):
         "arm_contrast": 2.0,
         "arm_start": 0.12,
         "arm_end": 1.4,
-        "arm_width": 0.1,
+        "arm_width": 0.2,
+        "arm_breaks": 0.0,
+        "offset_x": 0.0,
+        "offset_y": 0.0,
         "pitch": 20.0,
         "bulge_fraction": 0.05,
         "mag_r": 13.5,
@@ -89,6 +102,17 @@ def spiral(n_arms, **changes):
 
 def only(arm_class):
     return {c: float(c == arm_class) for c in ARM_CLASSES}
+
+
+def face_on_fractions(n, seed):
+    """Fractions of the arm numbers of simulated galaxies that pass the paper's cuts but purity."""
+    truth = draw_truth(n, seed, spiral_fraction=0.9)
+    counts = draw_counts(np.random.default_rng(seed), answer_probabilities(truth))
+    share = dict(zip(ANSWERS, fractions(counts).T, strict=True))
+    kept = (share["t01_smooth_or_features_a02_features_or_disk"] > 0.43) & (
+        (share["t02_edgeon_a05_no"] > 0.715) & (share["t04_spiral_a08_spiral"] > 0.715)
+    )
+    return fractions(counts)[kept][:, QUESTIONS["t11"]]
 
 
 def mode_spectrum(galaxy, image):
@@ -237,10 +261,10 @@ def test_measures_of_an_answer_agree(votes):
     assert (weight <= count + 1e-9).all() and (weight >= 0.001 * count - 1e-9).all()
     for part in QUESTIONS.values():
         asked = count[:, part].sum(axis=1) > 0
-        for fractions, amount in ((raw, count), (weighted, weight)):
+        for share, amount in ((raw, count), (weighted, weight)):
             expected = amount[asked][:, part]
             expected = expected / expected.sum(axis=1, keepdims=True)
-            np.testing.assert_allclose(fractions[asked][:, part], expected, atol=6e-4)
+            np.testing.assert_allclose(share[asked][:, part], expected, atol=6e-4)
         np.testing.assert_allclose(debiased[asked][:, part].sum(axis=1), 1, atol=4e-3)
     assert ((debiased >= 0) & (debiased <= 1)).all()
     assert (votes["total_votes"] == count.sum(axis=1)).all()
@@ -297,8 +321,34 @@ def test_visible_arms_are_counted_and_faint_ones_are_not(large):
     clear, faint = armed & (visible > 0.95), armed & (visible < 0.1)
     true_class = truth["arm_class"].to_numpy()
     assert clear.sum() > 500 and faint.sum() > 100
-    assert (answer == true_class)[clear].mean() > 0.85
-    assert (answer == "?")[faint].mean() > 0.9
+    right = answer == true_class
+    assert right[clear].mean() > 0.55 > 0.15 > right[faint].mean()
+    assert (answer == "?")[faint].mean() > 0.65
+
+
+def test_purity_of_labels_is_that_of_real_ones():
+    """Share of labels with a fraction above 0.8 after the paper's other cuts (issue's table)."""
+    rho = face_on_fractions(20000, 5)
+    label, pure = rho.argmax(axis=1), rho.max(axis=1) > 0.8
+    found = [pure[label == k].mean() for k in range(6)]
+    np.testing.assert_allclose(found, [0.16, 0.48, 0.05, 0.00, 0.03, 0.06], atol=0.08)
+    rng = np.random.default_rng(1)
+    again = np.array([rng.multinomial(25, r / r.sum()) for r in rho]).argmax(axis=1)
+    assert (again == label).mean() < 0.93
+
+
+@pytest.mark.real
+def test_confusion_and_mix_of_labels_are_those_of_real_galaxies(challenge_sample):
+    real = open_survey("challenge", challenge_sample).votes
+    real = real.query("f_features > 0.43 and f_not_edge_on > 0.715 and f_spiral > 0.715")
+    means, shares = [], []
+    for rho in (real[list(RHO_COLUMNS)].to_numpy(), face_on_fractions(20000, 5)):
+        label = rho.argmax(axis=1)
+        means.append(np.stack([rho[label == k].mean(axis=0) for k in range(6)]))
+        shares.append(np.bincount(label, minlength=6) / len(label))
+    np.testing.assert_allclose(means[0], ARM_CONFUSION, atol=0.02)
+    np.testing.assert_allclose(means[1], means[0], atol=0.07)
+    np.testing.assert_allclose(shares[1], shares[0], atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +434,68 @@ def test_fainter_galaxies_are_darker_and_bulges_redder_than_discs():
     assert blue[1] > blue[0]
 
 
+# --- no short cuts ------------------------------------------------------------------------------
+
+
+def test_no_property_but_the_arms_differs_between_classes(large):
+    truth, _ = large
+    spirals = truth[truth["kind"] == "spiral"]
+    # The mass has its built-in shifts; the rest follows from the arms or is an identifier.
+    derived = {"n_arms", "log_mass", "arm_visibility", "galaxy_id", "asset_id"}
+    numbers = spirals.select_dtypes("number").columns.difference(derived)
+    assert {"lopsidedness", "pitch", "arm_width", "flocculence", "sky_noise"} <= set(numbers)
+    for name in numbers:
+        groups = [g for _, g in spirals.groupby("arm_class")[name]]
+        assert stats.kruskal(*groups).pvalue > 1e-4, name
+
+
+def test_discs_without_arms_are_lopsided_too(large):
+    truth, _ = large
+    for chosen in (truth["kind"] == "disc", truth["arm_class"] == "?"):
+        assert 0.15 < (truth.loc[chosen, "lopsidedness"] > 0.3).mean() < 0.3
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Simple features of 40 spirals of each class."""
+    truth = draw_galaxies(
+        np.random.default_rng(3), 240, spiral_fraction=1, frequencies=dict.fromkeys(ARM_CLASSES, 1)
+    )
+    table = pd.DataFrame([simple_features(render(g, 212)) for g in truth.itertuples(index=False)])
+    return table, truth["arm_class"]
+
+
+def test_the_first_moment_does_not_give_one_arm_away(measured):
+    table, classes = measured
+    assert 0.35 < roc_auc_score(classes == "1", table["first_moment"]) < 0.66
+
+
+def test_no_simple_feature_gives_the_class_away(measured):
+    table, classes = measured
+    tree = DecisionTreeClassifier(max_depth=3, class_weight="balanced", random_state=0)
+    for name in table:
+        found = cross_val_predict(tree, table[[name]], classes, cv=5)
+        assert balanced_accuracy_score(classes, found) < 0.28, name  # chance: 0.17 +- 0.025
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_noise_and_simple_features_hardly_tell_simulated_from_real(challenge_sample):
+    real = open_survey("challenge", challenge_sample).votes.query(
+        "has_image and f_features > 0.43 and f_not_edge_on > 0.715 and f_spiral > 0.715"
+    )
+    images = [np.asarray(Image.open(challenge_sample / p)) for p in real["image_path"][:200]]
+    mock = draw_galaxies(np.random.default_rng(5), 200, spiral_fraction=1)
+    images += [through_jpeg(render(g, 424)) for g in mock.itertuples(index=False)]
+    table = pd.DataFrame([simple_features(image) for image in images])
+    origin = np.repeat([0, 1], 200)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    for columns, bound in ((list(NOISE), 0.75), (list(table), 0.85)):
+        p = cross_val_predict(model, table[columns], origin, cv=folds, method="predict_proba")
+        assert roc_auc_score(origin, p[:, 1]) < bound
+
+
 # --- class mix and masses ---------------------------------------------------------------------
 
 
@@ -402,7 +514,7 @@ def test_galaxies_keep_the_limits_of_gz2():
     truth = draw_galaxies(np.random.default_rng(0), 2000)
     assert (truth["mag_r"] < 17).all() and (truth["r90_arcsec"] > 3).all()
     face_on = truth["kind"].isin(["spiral", "disc"])
-    assert truth.loc[face_on, "inclination"].max() < 63
+    assert truth.loc[face_on, "inclination"].max() < 70
 
 
 def test_mass_files_are_matched_line_by_line(written):
@@ -467,9 +579,8 @@ def test_every_class_passes_a_paper_like_cut(large):
         & (table["t04_spiral_a08_spiral_count"] > 20)
     )
     arms = table[[f"{a}_debiased" for a in ANSWERS[QUESTIONS["t11"]]]][keep]
-    clear = arms[arms.max(axis=1) > 0.8].to_numpy().argmax(axis=1)
-    shares = np.bincount(clear, minlength=6) / len(truth)
-    assert (shares > 0.01).all()
+    shares = np.bincount(arms.to_numpy().argmax(axis=1), minlength=6) / len(truth)
+    assert (shares > 0.03).all()
     rejected = ~keep & truth["kind"].isin(["smooth", "edge-on"])
     assert rejected.sum() / truth["kind"].isin(["smooth", "edge-on"]).sum() > 0.98
 

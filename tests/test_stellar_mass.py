@@ -760,7 +760,7 @@ def mock(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mock")
     truth = draw_truth(3000, 7, spiral_fraction=0.9, arm_frequencies="enriched")
     _write_tables(folder, truth, 7)
-    criteria = selection.make_criteria("paper-text", {"has_image": None})
+    criteria = selection.make_criteria("paper-text", {"has_image": None, "rho_max": None})
     sample, _ = selection.select(open_survey("mock", folder).votes, criteria)
     (folder / "01_sample_selection").mkdir()
     sample.to_parquet(folder / "01_sample_selection" / "sample.parquet")
@@ -793,7 +793,8 @@ def test_built_in_shifts_are_recovered(mock):
         built_in = statistics.class_shifts(rows_of, "log_mass_built_in", ["redshift"], asked)
         error = (seen["shift_high"] - seen["shift_low"]) / 4
         assert ((seen["shift"] - built_in["shift"]).abs() < 3 * error).all(), source
-        assert seen["shift_low"].iloc[0] > 0.1 and seen["shift_high"].iloc[2] < -0.1, source
+        # Labels mix the classes, which makes the shifts smaller.
+        assert seen["shift_low"].iloc[0] > 0.05 and seen["shift_high"].iloc[2] < -0.05, source
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A simulated Galaxy Zoo 2 with known truth.
 
-`galaxies` draws true parameters, `render` makes images and masks, `votes` plays the volunteers, and
-`survey` writes the survey in the real file layout.
+`galaxies` draws true parameters, `render` makes images and masks, `votes` gives the volunteers'
+answers, `features` measures images, and `survey` writes the survey in the real file layout.
 
 Examples
 --------

@@ -10,6 +10,7 @@ again from its row of the truth table, at any size.
 from __future__ import annotations
 
 from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 from PIL import Image
@@ -22,10 +23,27 @@ FIELD = 424 * 0.02
 NATIVE_PIXEL = 0.396
 """SDSS pixel in arcsec; images are simulated at this scale and then resampled, as the real ones."""
 
-SKY_SIGMA = np.array([0.0115, 0.0140, 0.0185], dtype=np.float32)
+SKY_SIGMA = np.array([0.0086, 0.0122, 0.0158], dtype=np.float32)
 """Noise of a native pixel in g, r, i (nanomaggies), tuned to the cut-outs, which are smoothed."""
 
-SHOT_NOISE = 1 / 400
+NOISE_SMOOTHING = 0.51
+"""Width (sigma, native pixels) over which resampling of the frames has correlated the noise."""
+
+BANDS_SHARE = np.float32(0.55)
+"""Part of the noise's variance that the bands have in common: real colour noise has been compressed
+at the scale of the frames and of the cut-outs, and little of it is left."""
+
+REGISTRATION = 0.25
+"""Scatter of the shift of each band, in native pixels along each axis."""
+
+SKY_LEFT = np.array([[-0.0030, 0.0020, 0.0022], [0.0012, 0.0012, 0.0018]], dtype=np.float32)
+"""Mean (first row) and scatter of what sky subtraction leaves in g, r, i, nanomaggies a native
+pixel, tuned to the colour of the sky in real cut-outs; its gradients scatter as much."""
+
+JPEG_QUALITY = 75
+"""Of the real files (read off their quantisation tables), with colour at half resolution."""
+
+SHOT_NOISE = 1 / 900
 """Variance of a pixel per nanomaggie of light in it."""
 
 STRETCH = np.array([7.75, 5.85, 5.4], dtype=np.float32) * 0.4
@@ -51,6 +69,7 @@ def _sky_grid(n: int, field: float) -> tuple[np.ndarray, np.ndarray]:
 def _rotated(galaxy, n: int, field: float) -> tuple[np.ndarray, np.ndarray]:
     """Sky coordinates along the major and minor axis, in R90."""
     x, y = _sky_grid(n, field)
+    x, y = x - np.float32(galaxy.offset_x), y - np.float32(galaxy.offset_y)
     angle = np.radians(galaxy.position_angle)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x
@@ -89,7 +108,7 @@ def arm_pattern(
     """Brightness pattern of the spiral arms, 1 on the ridge of a full-strength arm.
 
     Arm k follows ``theta = phase + 2 pi k / m + winding ln(r / arm_start) / tan(pitch)`` and is a
-    von Mises bump in angle whose width is ``arm_width`` of the spacing between arms.
+    von Mises bump in angle whose width is ``arm_width`` (radians).
 
     Parameters
     ----------
@@ -109,7 +128,7 @@ def arm_pattern(
     if m == 0:
         return np.zeros_like(r)
     log_r = np.log(r / np.float32(galaxy.arm_start))
-    width = galaxy.arm_width * 2 * np.pi / m
+    width = galaxy.arm_width
     phi = theta - np.float32(galaxy.winding / np.tan(np.radians(galaxy.pitch))) * log_r
     phi += np.float32(galaxy.arm_wiggle) * np.sin(2.5 * log_r + np.float32(3 * galaxy.arm_phase))
     phi -= np.float32(galaxy.arm_phase + lead * width * galaxy.winding)
@@ -125,21 +144,23 @@ def arm_pattern(
         end = galaxy.arm_end * (1 - 0.4 * galaxy.arm_inequality * chance)
         aligned = np.float32(np.cos(place)) * cos + np.float32(np.sin(place)) * sin
         bump = np.exp(kappa * (aligned - 1))
-        pattern += np.float32(strength) * bump * (1 - _ramp(r, end, 0.16))
+        # Gaps along an arm, at places of its own.
+        whole = 1 + np.float32(galaxy.arm_breaks) * np.sin(6 * log_r + np.float32(40 * chance))
+        pattern += np.float32(strength) * bump * whole * (1 - _ramp(r, end, 0.16))
     return pattern * ends
 
 
 def _clumps(galaxy, r, theta, rng: np.random.Generator) -> np.ndarray:
     """Zero-mean field of clumps that shear has drawn out into short trailing arcs."""
     seeds = np.zeros((48, 128), dtype=np.float32)
-    for size, amplitude in ((2.0, 1.0), (0.7, 0.7)):
+    for size, amplitude in ((2.6, 1.0), (1.0, 0.5)):
         scale = rng.standard_normal(seeds.shape, dtype=np.float32)
         # A row is twice as long as a column: round patches before the shear.
         scale = ndimage.gaussian_filter(scale, (size, 2 * size), mode=("nearest", "wrap"))
         seeds += np.float32(amplitude / scale.std()) * scale
     log_r = np.log(r)
-    # Without arms the clumps are patches rather than arcs, which an eye would count.
-    shear = galaxy.winding / np.tan(np.radians(galaxy.pitch + (8 if galaxy.n_arms else 30)))
+    # Looser than the arms, or an eye would count the arcs.
+    shear = galaxy.winding / np.tan(np.radians(galaxy.pitch + 25))
     row = (log_r - _LOG_R_MIN) * np.float32(10)
     column = (theta - np.float32(shear) * log_r) * np.float32(128 / (2 * np.pi))
     inside = r < 2.2
@@ -199,18 +220,18 @@ def _face_on_disc(
             np.float32(galaxy.bar_strength * np.exp(-0.6 * galaxy.bar_length / galaxy.scale_length))
             * bar
         )
+    disc *= 1 + np.float32(galaxy.lopsidedness) * np.minimum(r, 1.5) * np.cos(
+        theta - np.float32(galaxy.lopsided_angle)
+    )
     if galaxy.kind != "spiral":
         return disc, np.zeros_like(disc), np.float32(galaxy.dust) * np.exp(-2 * r)
-    disc *= 1 + np.float32(galaxy.lopsidedness) * np.minimum(r, 1.5) * np.cos(
-        theta - np.float32(galaxy.arm_phase)
-    )
     pattern = arm_pattern(galaxy, r, theta)
     clumps = _clumps(galaxy, r, theta, rng)
     outer = _ramp(r, 0.2, 0.1)
     # Between the arms the disc is a little darker than without arms: the light has moved.
-    mean = np.float32(2.0 * galaxy.arm_width)
+    mean = np.float32(0.4 * galaxy.arm_width * galaxy.n_arms)
     # Arms stand out more in the outer disc, where there is less old light.
-    arms = np.float32(galaxy.arm_contrast) * (0.65 + 0.6 * np.minimum(r, 1.5)) * pattern
+    arms = np.float32(galaxy.arm_contrast) * (0.8 + 0.35 * np.minimum(r, 1.5)) * pattern
     patches = np.exp(np.float32(1.1 * galaxy.flocculence) * clumps) - 1
     young = disc * outer * (arms * (1 + np.float32(0.5) * patches) + np.float32(0.75) * patches)
     young = np.maximum(young, -0.45 * disc)
@@ -222,7 +243,7 @@ def _face_on_disc(
         60 * (field / n) ** 2 * (pattern + np.float32(0.7 * galaxy.flocculence) * (clumps > 0.7))
     )
     knots = rng.random((n, n), dtype=np.float32) < density * outer * (r < 1.4)
-    strength = 0.022 * (0.3 + galaxy.flocculence) * (n / field) ** 2 / 50
+    strength = 0.012 * (0.3 + galaxy.flocculence) * (n / field) ** 2 / 50
     young[knots] += (
         np.float32(strength) * disc[knots] * rng.exponential(1.0, knots.sum()).astype(np.float32)
     )
@@ -270,7 +291,7 @@ def _add_neighbours(light: np.ndarray, galaxy, field: float, rng: np.random.Gene
     n = light.shape[-1]
     pixel = field * galaxy.r90_arcsec / n
     square_arcmin = (field * galaxy.r90_arcsec / 60) ** 2
-    n_stars, n_galaxies = rng.poisson(3 * square_arcmin), rng.poisson(3.5 * square_arcmin)
+    n_stars, n_galaxies = rng.poisson(2.2 * square_arcmin), rng.poisson(3.5 * square_arcmin)
     for is_star in [True] * n_stars + [False] * n_galaxies:
         # Counts rise with magnitude about tenfold in 3.5 mag for stars, in 2 mag for galaxies.
         faint, slope = (21.8, 0.28) if is_star else (21.5, 0.45)
@@ -330,17 +351,42 @@ def render(galaxy, size: int = 424, field: float = FIELD) -> np.ndarray:
     _add_neighbours(light, galaxy, field, rng)
     pixel = field * galaxy.r90_arcsec / n
     sigma = galaxy.psf_fwhm_arcsec / 2.355 / pixel
-    for band in light:
-        ndimage.gaussian_filter(band, sigma, output=band, mode="nearest", truncate=3.5)
+    # The seeing is worse in the blue, and the registration of the frames is not perfect.
+    for band, worse in zip(light, (1.07, 1.0, 0.95), strict=True):
+        shift = rng.normal(0, REGISTRATION * n / native, 2)
+        # `ndimage.shift` cannot write into its own input.
+        moved = ndimage.shift(band, shift, order=1, mode="nearest")
+        ndimage.gaussian_filter(moved, worse * sigma, output=band, mode="nearest", truncate=3.5)
     # A pixel of n / native the number gathers the sky of (native / n)^2 native pixels.
     sky = (SKY_SIGMA * np.float32(galaxy.sky_noise * native / n))[:, None, None]
-    noise = rng.standard_normal(light.shape, dtype=np.float32)
+    common, *noise = rng.standard_normal((4, n, n), dtype=np.float32)
+    noise = np.sqrt(1 - BANDS_SHARE) * np.stack(noise) + np.sqrt(BANDS_SHARE) * common
     noise *= np.sqrt(sky**2 + np.float32(SHOT_NOISE) * np.maximum(light, 0))
+    width = NOISE_SMOOTHING * n / native
+    for band in noise:
+        ndimage.gaussian_filter(band, width, output=band, mode="wrap", truncate=3.0)
+    noise *= np.sqrt(1 + 4 * np.pi * width**2)  # what smoothing took from the scatter
     # The stretch works on surface brightness, whatever the size of a pixel.
-    image = _stretch((light + noise) * np.float32((n / native) ** 2))
-    if n == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    light = (light + noise) * np.float32((n / native) ** 2) + _sky_left(n, rng)
+    image = through_jpeg(_stretch(light))
+    if n < size:
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return image
+
+
+def _sky_left(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Level and linear gradient that sky subtraction left, float32 (3, n, n)."""
+    axis = np.linspace(-1, 1, n, dtype=np.float32)
+    level, right, down = rng.standard_normal((3, 3, 1, 1), dtype=np.float32)
+    plane = level + 0.5 * right * axis[None, :] + 0.5 * down * axis[:, None]
+    return SKY_LEFT[0][:, None, None] + SKY_LEFT[1][:, None, None] * plane
+
+
+def through_jpeg(image: np.ndarray) -> np.ndarray:
+    """The image after the compression that SDSS's server did before Galaxy Zoo scaled it."""
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "jpeg", quality=JPEG_QUALITY)
+    return np.asarray(Image.open(buffer))
 
 
 def arm_mask(galaxy, size: int = 424) -> np.ndarray:

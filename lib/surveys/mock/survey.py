@@ -18,7 +18,7 @@ from PIL import Image
 
 from lib.schema import InputError
 from lib.surveys.mock.galaxies import SPIRAL_FRACTION, draw_galaxies
-from lib.surveys.mock.render import render
+from lib.surveys.mock.render import JPEG_QUALITY, render
 from lib.surveys.mock.votes import (
     answer_probabilities,
     arm_visibility,
@@ -217,7 +217,7 @@ def _write_images(rows: pd.DataFrame, folder: Path, size: int) -> None:
     """Render a part of the survey into JPEG files."""
     for galaxy in rows.itertuples(index=False):
         image = Image.fromarray(render(galaxy, size))
-        image.save(folder / f"{galaxy.asset_id}.jpg", quality=92)
+        image.save(folder / f"{galaxy.asset_id}.jpg", quality=JPEG_QUALITY)
 
 
 def write_survey(

@@ -47,22 +47,29 @@ _ASKED_AFTER = {
 # A question comes after all those that lead to it.
 _ORDER = ("t01", "t02", "t03", "t04", "t10", "t11", "t05", "t07", "t09", "t06", "t08")
 
-# Rows: what is really there, m = 1, 2, 3, 4, 5 and more, none countable. Columns: answers of T11,
-# when the arms are as clear as can be. Volunteers miscount mostly by one, and rather downwards.
-_ARM_CONFUSION = np.array(
+ARM_CONFUSION = np.array(
     [
-        [0.900, 0.060, 0.010, 0.004, 0.004, 0.022],
-        [0.010, 0.945, 0.018, 0.006, 0.003, 0.018],
-        [0.006, 0.050, 0.904, 0.022, 0.004, 0.014],
-        [0.003, 0.022, 0.045, 0.888, 0.024, 0.018],
-        [0.003, 0.012, 0.020, 0.045, 0.895, 0.025],
-        [0.025, 0.045, 0.020, 0.010, 0.040, 0.860],
+        [0.575, 0.189, 0.025, 0.010, 0.003, 0.198],
+        [0.046, 0.742, 0.057, 0.017, 0.009, 0.128],
+        [0.026, 0.194, 0.503, 0.087, 0.029, 0.162],
+        [0.007, 0.074, 0.176, 0.445, 0.130, 0.167],
+        [0.014, 0.069, 0.071, 0.138, 0.480, 0.227],
+        [0.063, 0.184, 0.077, 0.043, 0.048, 0.585],
     ]
 )
+"""Mean fractions of the answers of T11 (columns: 1, 2, 3, 4, 5+, can't tell) for galaxies whose
+most frequent answer is that of the row: 1,659 face-on spirals of the Galaxy Zoo Challenge,
+computed in notebook 00, section 4.4."""
 
-_CONCENTRATION = 36.0
-"""Of the Dirichlet from which each galaxy's own answer probabilities come: the lower, the more
-galaxies differ beyond what is modelled."""
+ARM_CERTAINTY = np.array([0.55, 0.78, 0.43, 0.40, 0.40, 0.52])
+"""Mean share of volunteers who give the true answer when arms are as clear as can be. With
+`ARM_CONCENTRATION` fitted to the shares of pure labels of the same galaxies (notebook 00, 4.4)."""
+
+ARM_CONCENTRATION = 7.0
+"""Of the Dirichlet distribution from which a galaxy's own probabilities in T11 come."""
+
+CONCENTRATION = 36.0
+"""The same in the other questions: the lower, the more galaxies differ beyond what is modelled."""
 
 
 def _sigmoid(x):
@@ -124,15 +131,11 @@ def _face_on_probabilities(truth: pd.DataFrame, p: dict[str, np.ndarray]) -> Non
     p["t10"] = np.stack([limits[:, 0], limits[:, 1] - limits[:, 0], 1 - limits[:, 1]], axis=1)
     row = np.where(spiral & (truth["n_arms"] > 0), truth["n_arms"].clip(1, 5) - 1, 5)
     clear = np.where(truth["n_arms"] > 0, visible, 1.0)[:, None]
-    # Weak ones among the arms are overlooked, so fewer are counted.
-    fewer = _ARM_CONFUSION[np.where((row > 0) & (row < 5), row - 1, row)]
-    overlooked = np.clip(1.1 * truth["arm_inequality"].to_numpy() - 0.40, 0, 0.6)[:, None]
-    overlooked = overlooked * np.where(row == 1, 0.3, 1.0)[:, None]
-    counted = (1 - overlooked) * _ARM_CONFUSION[row] + overlooked * fewer
-    hidden = _ARM_CONFUSION[5]
-    middling = 2.2 * clear * (1 - clear) * 0.5
-    p["t11"] = clear**1.2 * counted + middling * (0.4 * fewer + 0.6 * hidden)
-    p["t11"] += np.maximum(1 - clear**1.2 - middling, 0) * hidden
+    # The others are divided as in the real table.
+    wrong = ARM_CONFUSION * (1 - np.eye(6))
+    wrong *= ((1 - ARM_CERTAINTY) / wrong.sum(axis=1))[:, None]
+    counted = wrong + np.diag(ARM_CERTAINTY)
+    p["t11"] = clear * counted[row] + (1 - clear) * counted[5]
 
 
 def answer_probabilities(truth: pd.DataFrame) -> np.ndarray:
@@ -164,7 +167,7 @@ def answer_probabilities(truth: pd.DataFrame) -> np.ndarray:
         0.07,
     )
     p["t01"] = np.stack([0.985 - features, features, np.full(n, 0.015)], axis=1)
-    inclined = _sigmoid((truth["inclination"].to_numpy() - 66) / 3.5)
+    inclined = _sigmoid((truth["inclination"].to_numpy() - 70) / 3.5)
     seen_edge = np.where(smooth, 0.15, 0.02 + 0.93 * np.where(edge, 1.0, inclined))
     p["t02"] = np.stack([seen_edge, 1 - seen_edge], axis=1)
     odd = np.clip(0.06 + 0.5 * truth["lopsidedness"].to_numpy(), 0, 0.5)
@@ -199,19 +202,20 @@ def draw_counts(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarr
         counts of the answers that lead to it.
     """
     n = len(probabilities)
-    # GZ2 galaxies have 44 classifications in the median, few less than 30.
-    classifications = np.clip(np.rint(rng.normal(44, 6, n)), 25, 70).astype(np.int64)
+    # Of the 576 real rows in whole, 5, 50 and 95 % have at most 30, 41 and 51 (notebook 00, 4.4).
+    classifications = np.clip(np.rint(rng.normal(41, 6.3, n)), 25, 70).astype(np.int64)
     counts = np.zeros(probabilities.shape, dtype=np.int64)
     for task in _ORDER:
         part = QUESTIONS[task]
         leads_here = _ASKED_AFTER[task]
         asked = counts[:, leads_here].sum(axis=1) if leads_here else classifications
-        own = rng.gamma(_CONCENTRATION * probabilities[:, part]) + 1e-9
+        spread = ARM_CONCENTRATION if task == "t11" else CONCENTRATION
+        own = rng.gamma(spread * probabilities[:, part]) + 1e-9
         counts[:, part] = rng.multinomial(asked, own / own.sum(axis=1, keepdims=True))
     return counts
 
 
-def _fractions(amount: np.ndarray) -> np.ndarray:
+def fractions(amount: np.ndarray) -> np.ndarray:
     """Share of each answer within its question, 0 where nobody was asked."""
     shares = np.zeros(amount.shape)
     for part in QUESTIONS.values():
@@ -226,7 +230,7 @@ def _debias(weighted: np.ndarray, redshift: np.ndarray) -> np.ndarray:
     for answer, slope in (("a02", 6.0), ("a08", 4.0), ("a37", -4.0)):
         gain[_COLUMN[answer]] = slope
     beyond = np.maximum(redshift - 0.05, 0)[:, None]
-    return _fractions(weighted * np.exp(gain * beyond))
+    return fractions(weighted * np.exp(gain * beyond))
 
 
 def _flags(counts: np.ndarray, weighted: np.ndarray, debiased: np.ndarray) -> np.ndarray:
@@ -259,12 +263,12 @@ def vote_columns(
         ``total_classifications``, ``total_votes``, then for each answer the columns of `MEASURES`.
         Fractions have three decimals, as in the real table.
     """
-    raw = _fractions(counts)
+    raw = fractions(counts)
     # The rarer an answer, the likelier it is that an inconsistent volunteer gave it; such a
     # volunteer counts a thousandth (Willett et al. 2013, Sec. 3.2).
     unreliable = rng.binomial(counts, 0.15 * (1 - raw) ** 3)
     weight = np.round(counts - 0.999 * unreliable, 3)
-    weighted = np.round(_fractions(weight), 3)
+    weighted = np.round(fractions(weight), 3)
     debiased = np.round(_debias(weighted, redshift), 3)
     flags = _flags(counts, weighted, debiased)
     measures = (counts, weight, np.round(raw, 3), weighted, debiased, flags)
