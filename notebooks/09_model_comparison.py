@@ -724,8 +724,8 @@ display(pd.DataFrame({run.name: run.settings.get("parameters", {}) for run in tr
 # this survey. A blank column means that the survey lacks what a cut needs.
 
 # %%
-criteria = selection.compare_criteria(votes)
-criteria["paper"] = pd.Series({**paper.CLASS_COUNTS, "all": paper.SAMPLE_SIZE})
+selected = paths.step_folder(run_dir, "01_sample_selection")
+criteria = pd.read_csv(selected / "criteria.csv", index_col="m").astype("Int64")
 display(criteria)
 
 # %% [markdown]
