@@ -181,10 +181,8 @@ def assign(
 
     Parameters
     ----------
-    sample : DataFrame
-        From `select`: columns `galaxy_id` and `label`.
-    merge : str
-        A key of `lib.schema.MERGES`.
+    sample, merge : DataFrame, str
+        `galaxy_id` and `label` of `select`; a key of `lib.schema.MERGES`.
     merge_order : {"after split", "before split"}
         Whether classes are down-sampled and split each on its own, and merged then, or merged
         before anything else. Of 28 + 31 galaxies with m = 4 and 5+, 9 + 10 are validated with, or
@@ -200,10 +198,8 @@ def assign(
         with `seed` (as the paper says).
     validation_fraction : float
         Share of each class, between 0 and 1.
-    fold : int, optional
-        Which fold to test on, from 0; `folds` and more are those of a repeat with other folds.
-    folds : int
-        Folds of the sample.
+    fold, folds : int
+        Which of so many folds to test on, from 0; `folds` and more are those of a repeat.
     seed : int
         Of the draw, of the split and of the folds.
     allow_empty : bool

@@ -464,6 +464,21 @@ def test_real_challenge_sample(challenge_sample):
 
 
 @pytest.mark.real
+def test_real_fractions_without_counts_are_cut_by_the_columns_there_are(gz2_sample):
+    """The cuts of profile gz2_hart16, written out on the raw columns."""
+    survey = open_survey("gz2_hart16", gz2_sample)
+    assert len(survey.votes) == 678 and survey.votes["has_image"].all()
+    with pytest.raises(InputError, match=r"n_spiral > 20 needs n_spiral\. .*parameter dropped"):
+        selection.select(survey.votes, PAPER_TEXT)
+    sample, _ = selection.select(survey.votes, PAPER_TEXT, dropped=["n_spiral", "rho_max"])
+    raw = pd.read_csv(gz2_sample / "gz2_hart16.csv").sort_values("dr7objid")
+    f2, f5, f8 = (raw[gz2.FRACTIONS[c]] for c in ("f_features", "f_not_edge_on", "f_spiral"))
+    passes = (f2 > 0.43) & (f5 > 0.715) & (f8 > 0.715)
+    assert sample["galaxy_id"].tolist() == raw.loc[passes, "dr7objid"].tolist()
+    assert selection.class_counts(sample["label"]).tolist() == [2, 32, 8, 5, 1, 8]
+
+
+@pytest.mark.real
 def test_real_rows_through_both_criteria(gz2_tables):
     """The same cuts written out on the raw columns of 288 real galaxies."""
     path = gz2_tables / "gz2_ferengi_288.csv"

@@ -52,17 +52,9 @@ def galaxies_with_masses(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All galaxies of a run that have a redshift and every stellar mass, one row each.
 
-    Parameters
-    ----------
-    run_dir : path
-        Folder of the run with the sample of `01_sample_selection`. The table of survey hart17 is
-        a sample itself.
-    survey, data_dir : str
-        Name and folder of the survey.
-    mass_files : list of str, optional
-        The two MPA-JHU files (info, extra) or one CSV file, instead of those in `data_dir`.
-    need_sfr : bool
-        Keep only rows of the catalogue that also have a star-formation rate, as the authors' query.
+    The sample is that of `01_sample_selection` in `run_dir`, or the table of survey hart17.
+    `mass_files` (the two of MPA-JHU, info and extra, or one CSV file) replace those in `data_dir`;
+    `need_sfr` keeps only rows that also have a star-formation rate, as the authors' query.
 
     Returns
     -------
@@ -240,8 +232,7 @@ def match_masses(
     Parameters
     ----------
     sample : DataFrame
-        ``galaxy_id`` and an identifier (``specobjid`` or ``dr7objid``; integers or text), or
-        ``ra`` and ``dec``.
+        An identifier (``specobjid`` or ``dr7objid``; integers or text), or ``ra`` and ``dec``.
     good, raw : DataFrame
         The catalogue after and before `quality_cuts`.
     radius : float
@@ -249,11 +240,9 @@ def match_masses(
 
     Returns
     -------
-    matched : DataFrame
+    matched, report : DataFrame
         `sample` with ``log_mass_mpa`` (NaN where there is none), ``matched_by`` and, where the
-        catalogue has it, ``redshift`` of galaxies that had none; sorted as `sample`.
-    report : DataFrame
-        ``step``, ``rows``: what the identifier and the sky match found.
+        catalogue has it, ``redshift`` of galaxies that had none; ``step``, ``rows``: how many.
 
     Raises
     ------

@@ -23,18 +23,9 @@ def adjusted_shift(
     those of Bell & McCaffrey; Imbens & Kolesar 2016, Rev. Econ. Stat. 98, 701). Without covariates
     the error is that of Welch's test.
 
-    Parameters
-    ----------
-    values, inside : ndarray, shape (n,)
-        The property, and membership of the group (bool).
-    covariates : ndarray, shape (n, k)
-        Rows with NaN are left out.
-
-    Returns
-    -------
-    dict
-        ``n`` (galaxies of the group), ``shift``, ``shift_low``, ``shift_high``, ``p`` (two-sided);
-        NaN where the group or the rest has fewer than two galaxies.
+    `inside` is membership of the group (bool, shape (n,)); rows of `covariates`, shape (n, k),
+    with NaN are left out. The result has ``n`` (galaxies of the group), ``shift``, ``shift_low``,
+    ``shift_high``, ``p`` (two-sided); NaN where the group or the rest has fewer than two galaxies.
     """
     matrix = np.column_stack([np.ones(len(values)), inside, covariates]).astype(float)
     usable = np.isfinite(matrix).all(axis=1) & np.isfinite(values)
@@ -61,19 +52,10 @@ def adjusted_shift(
 def class_shifts(
     table: pd.DataFrame, value: str, covariates: list[str], comparisons: dict[str, tuple]
 ) -> pd.DataFrame:
-    """`adjusted_shift` of several groups of arm classes.
+    """`adjusted_shift` of groups of arm classes: ``comparison``, ``n_rest`` and its entries.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``arm_class`` (not merged), `value` and `covariates`, one row per galaxy.
-    comparisons : dict
-        Name -> (classes of the group, classes it is compared with).
-
-    Returns
-    -------
-    DataFrame
-        ``comparison``, ``n_rest`` and the entries of `adjusted_shift`.
+    `table` has ``arm_class`` (not merged), `value` and `covariates`, one row per galaxy;
+    `comparisons` maps names to (classes of the group, classes it is compared with).
     """
     rows = []
     for name, (group, rest) in comparisons.items():
@@ -93,19 +75,9 @@ def matched_pairs(
     group (greedy nearest-neighbour matching without replacement; Stuart 2010, Statistical
     Science 25, 1), if it is within the caliper; else it is left out.
 
-    Parameters
-    ----------
-    inside : ndarray of bool, shape (n,)
-        Membership of the class.
-    covariates : ndarray of float, shape (n, k)
-        For example redshift; rows with NaN are left out.
-    caliper : float
-        Largest Euclidean distance, in standard deviations of the covariates.
-
-    Returns
-    -------
-    members, controls : ndarray of int
-        Row numbers; ``members[i]`` is paired with ``controls[i]``.
+    `inside` is membership of the class (bool, shape (n,)); rows of `covariates`, shape (n, k),
+    with NaN are left out; `caliper` is the largest Euclidean distance in standard deviations of
+    the covariates. The result is row numbers: ``members[i]`` is paired with ``controls[i]``.
     """
     covariates = np.asarray(covariates, dtype=float)
     usable = np.isfinite(covariates).all(axis=1)
@@ -144,10 +116,7 @@ def predicted_dilution(
     class k is the mixture ``sum_j P(j | k) mean_j`` of the reference means, with P(j | k) from
     the confusion matrix. A difference to the observed shift shows errors that go with the property.
 
-    Parameters
-    ----------
-    values, reference, predicted : ndarray, shape (n,)
-        The property, and two classifications of the same galaxies.
+    `reference` and `predicted` are two classifications of the galaxies of `values`, shape (n,).
 
     Returns
     -------
