@@ -180,8 +180,8 @@ style.show(
 #
 # Augmented copies of the same galaxies as training sees them: rotated, mirrored, and stretched or
 # shrunk in each direction. A pixel at $(x, y)$ from the centre shows what was at
-# $$\begin{pmatrix} x' \\ y' \end{pmatrix} = R(\alpha)
-# \begin{pmatrix} \pm z_x\, x \\ z_y\, y \end{pmatrix},$$
+# $$\begin{pmatrix} x' \\ y' \end{pmatrix} = \begin{pmatrix} \cos\alpha & -\sin\alpha \\
+# \sin\alpha & \cos\alpha \end{pmatrix} \begin{pmatrix} \pm z_x\, x \\ \pm z_y\, y \end{pmatrix},$$
 # so that the number of arms stays. What lies beyond the edge is filled by reflection.
 
 # %%
