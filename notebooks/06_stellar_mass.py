@@ -233,7 +233,7 @@ for (mass, table), m in itertools.product(label.groupby("mass", sort=False), tes
 shifts = pd.DataFrame(rows)
 shifts["p_holm"] = shifts.groupby(["mass", "method"])["p"].transform(holm)
 shifts.to_csv(out / "shifts.csv", index=False)
-display(shifts.sort_values(["mass", "method"], kind="stable").round(4).fillna(""))
+display(shifts.sort_values(["mass", "method"], kind="stable").style.format(precision=4, na_rep=""))
 
 # %% [markdown]
 # ### 4.3 Three questions at fixed redshift
@@ -374,7 +374,7 @@ for (source, mass), table in untrained.groupby(["source", "mass"], sort=False):
     rows.append(found.assign(source=source, mass=mass))
 labels = pd.concat(rows, ignore_index=True)
 labels.to_csv(out / "labels.csv", index=False)
-display(labels.set_index(["comparison", "mass", "source"]).sort_index().round(4).fillna(""))
+display(labels.sort_values(["comparison", "mass"]).style.format(precision=4, na_rep=""))
 
 # %% [markdown]
 # A result that only the label gives differs from the other rows.
@@ -411,7 +411,7 @@ compared = untrained[untrained["mass"] == masses[0]]
 diluted = statistics.dilution_by_source(compared, classes.LABEL, n_resamples, seed)
 diluted["p_holm"] = holm(diluted["p"])
 diluted.to_csv(out / "dilution.csv", index=False)
-display(diluted.set_index(["source", "label"]).round(3).fillna(""))
+display(diluted.set_index(["source", "label"]).style.format(precision=3, na_rep=""))
 
 # %% [markdown]
 # ### 6.4 Misclassified galaxies (Fig. 13)
