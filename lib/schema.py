@@ -49,20 +49,8 @@ CLEAN_COLUMNS = tuple(f"clean_{slug(c)}" for c in ARM_CLASSES)
 
 
 def merged_classes(merge: str) -> tuple[str, ...]:
-    """Arm classes that are left after a merge, in order.
+    """Arm classes that are left after a merge of `MERGES`, in order; InputError for another.
 
-    Parameters
-    ----------
-    merge : str
-        A key of `MERGES`.
-
-    Raises
-    ------
-    InputError
-        If `merge` is unknown.
-
-    Examples
-    --------
     >>> merged_classes("4+5+")
     ('1', '2', '3', '4+5+', '?')
     """
@@ -111,24 +99,10 @@ def votes_contract() -> pandera.DataFrameSchema:
 
 
 def validate_votes(votes: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Check a `votes` table against its contract.
+    """A `votes` table with fractions as float64, if it keeps `votes_contract`.
 
-    Parameters
-    ----------
-    votes : DataFrame
-        One row per galaxy in the canonical columns of `votes_contract`.
-    source : str
-        File or survey that the table came from, for the message.
-
-    Returns
-    -------
-    DataFrame
-        The same table with fractions as float64.
-
-    Raises
-    ------
-    InputError
-        Names the column, how many rows fail and the first bad values.
+    Else an InputError names the `source` (file or survey), each column that fails, in how many
+    rows, and the first bad values.
     """
     if "galaxy_id" in votes and pd.api.types.is_float_dtype(votes["galaxy_id"]):
         raise InputError(

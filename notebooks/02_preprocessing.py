@@ -36,26 +36,26 @@
 # %% [markdown]
 # ## 1 Set-up
 #
-# ### 1.1 Import packages
+# ### 1.1 Packages
 #
-# Import the project's library; `lib.images` decodes, crops and augments.
+# `lib.images` decodes, crops and augments.
 
 # %%
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 from lib import images, paper, paths
-from lib.figures import sample as sample_figures
 from lib.figures import style
 from lib.figures import training as figures
 
 style.use()
 
 # %% [markdown]
-# ### 1.2 Define parameters
+# ### 1.2 Parameters
 #
 # Change these to read another survey's images or to keep more of each. The defaults are those of
 # the embedded, simulated survey.
@@ -80,9 +80,9 @@ colour = "rgb"
 seed = 42
 
 # %% [markdown]
-# ### 1.3 Check the parameters
+# ### 1.3 Sample
 #
-# Stop here, before any work, if a value is not possible.
+# Check the sizes before any work, and read the selected galaxies.
 
 # %%
 images.check_binning(binning, size)
@@ -93,7 +93,7 @@ sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sa
 # %% [markdown]
 # ## 2 The images
 #
-# ### 2.1 Decode and crop
+# ### 2.1 Decoding and cropping
 #
 # Read every selected galaxy's image once, keep its centre, and write all of them into one array.
 # Later steps read that array and never a JPEG.
@@ -113,21 +113,24 @@ cache, missing = images.write_cache(
 decoding_rate = len(sample) / (time.perf_counter() - start)
 
 # %% [markdown]
-# ### 2.2 List what cannot be used
+# ### 2.2 Unusable images
 #
-# Name the galaxies whose image is missing, broken, or not of the size and colour that it should
-# have. They are left out of everything that follows.
+# Galaxies whose image is missing, broken, or not of the size and colour that it should have are left
+# out of everything that follows.
 
 # %%
 with paths.atomic(out / "missing.csv") as file:
     missing.to_csv(file, index=False)
-display(missing["reason"].value_counts().to_frame("galaxies").sort_index())
-display(missing.sort_values("galaxy_id").head())
+if missing.empty:
+    display(Markdown("Every selected galaxy has a usable image."))
+else:
+    display(missing["reason"].value_counts().to_frame("galaxies").sort_index())
+    display(missing.sort_values("galaxy_id").head())
 
 # %% [markdown]
-# ### 2.3 Count what is left per class
+# ### 2.3 Usable images per class
 #
-# Compare the classes before and after, to see whether one of them lost more than its share.
+# The classes before and after: has one of them lost more than its share?
 
 # %%
 usable = pd.Series(cache.has(sample["galaxy_id"]), index=sample.index)
@@ -140,9 +143,9 @@ counts = pd.DataFrame(
 display(counts.fillna(0).astype(int).sort_index())
 
 # %% [markdown]
-# ### 2.4 Compare reading with decoding
+# ### 2.4 Rates of reading and decoding
 #
-# Read galaxies back in random order, as training does, and compare the rate with that of decoding.
+# Read galaxies back in random order, as training does.
 
 # %%
 shuffled = np.random.default_rng(seed).permutation(len(cache.index))
@@ -154,9 +157,9 @@ reading_rate = len(shuffled) / (time.perf_counter() - start)
 # %% [markdown]
 # ## 3 What a network sees
 #
-# ### 3.1 Show the crop
+# ### 3.1 The crop
 #
-# Show one galaxy of each class: the whole image with the frame of the crop, what is inside it, and
+# One galaxy of each class: the whole image with the frame of the crop, what is inside it, and
 # the grey image, the mean of the three channels, that B0 is given. Most of an image is sky and
 # neighbours.
 
@@ -173,38 +176,40 @@ style.show(
 )
 
 # %% [markdown]
-# ### 3.2 Show the augmentation
+# ### 3.2 The augmentation
 #
-# Show views of the same galaxies as training sees them: turned by any angle, mirrored, and
-# stretched or shrunk in each direction. The number of arms stays. What lies beyond the edge is
-# filled by reflection.
+# Augmented copies of the same galaxies as training sees them: rotated, mirrored, and stretched or
+# shrunk in each direction. A pixel at $(x, y)$ from the centre shows what was at
+# $$\begin{pmatrix} x' \\ y' \end{pmatrix} = \begin{pmatrix} \cos\alpha & -\sin\alpha \\
+# \sin\alpha & \cos\alpha \end{pmatrix} \begin{pmatrix} \pm z_x\, x \\ \pm z_y\, y \end{pmatrix},$$
+# so that the number of arms stays. What lies beyond the edge is filled by reflection.
 
 # %%
 rows = cache.rows(shown["galaxy_id"])
 pixels = images.network_input(cache.arrays[rows], cache.colour)
-views = [
-    images.random_transforms(rows, len(cache.arrays), crop, images.Augmentation(), seed, view)
-    for view in range(5)
+augmentation = images.Augmentation()
+copies = [
+    images.random_transforms(rows, len(cache.arrays), crop, augmentation, seed, copy)
+    for copy in range(5)
 ]
-warped = np.stack([images.warp(pixels, maps) for maps in views], axis=1)
+warped = np.stack([images.warp(pixels, maps) for maps in copies], axis=1)
 
 # %% [markdown]
-# Draw them, one galaxy per row. All three changes are made with one interpolation, where Keras'
-# layers would make three, so that the views are a little sharper than the paper's.
+# One galaxy per row. All three changes are made with one interpolation, where Keras' layers would
+# make three, so that the copies are a little sharper than the paper's.
 
 # %%
-augmentation = images.Augmentation()
 style.show(
     figures.augmented(pixels, warped, titles),
     out / "augmentation.png",
-    f"Augmented views (Sec. 2.3): rotation by up to {augmentation.rotation:.0f} degrees either "
+    f"Augmented copies (Sec. 2.3): rotation by up to {augmentation.rotation:.0f} degrees either "
     f"way, mirrors, height and width changed independently by up to {augmentation.zoom:.0%}.",
 )
 
 # %% [markdown]
-# ### 3.3 Follow one galaxy (Fig. 2)
+# ### 3.3 The steps for one galaxy (Fig. 2)
 #
-# Make each step on one galaxy by itself, with the geometry set by hand.
+# Each step by itself, with the geometry set by hand.
 
 # %%
 example = len(shown) // 2
@@ -217,30 +222,42 @@ steps = {
 }
 
 # %% [markdown]
-# Draw them. The last three are made at random, and only while training.
+# The last three are made at random, and only while training.
 
 # %%
 for name, geometry in steps.items():
     stages[name] = np.asarray(images.warp(grey, images.transforms(crop, **geometry)))[0] / 255
-style.show(
-    sample_figures.preprocessing_flow(stages),
-    out / "fig02_flow.png",
-    f"Pre-processing of one galaxy ({titles[example]}), as Fig. 2 of the paper: the survey's "
-    "cut-out, the crop, the mean of its channels, and the three changes of the augmentation.",
-)
+figure, axes = plt.subplots(1, 6, figsize=(style.WIDTH, 1.6), layout="constrained")
+for axis, (name, image) in zip(axes, stages.items(), strict=True):
+    axis.imshow(image.squeeze(), cmap="grey")
+    axis.set_title(name, fontsize=7)
+    axis.set_xlabel(f"{image.shape[1]} px", fontsize=7)
+    axis.set(xticks=[], yticks=[])
+caption = f"Pre-processing of one galaxy ({titles[example]}), as Fig. 2 of the paper: the survey's "
+caption += "cut-out, the crop, the mean of its channels, and the three changes of the augmentation."
+style.show(figure, out / "fig02_flow.png", caption)
 
 # %% [markdown]
-# ## 4 What was found
+# ## 4 Conclusions
 #
-# Sum up this run and compare it with the paper.
+# This run beside the paper.
 
 # %%
-display(
-    Markdown(
-        f"{len(cache.index):,} of {len(sample):,} selected galaxies have a usable image, "
-        f"{len(missing):,} are left out. The crop keeps {(crop * binning) ** 2 / size**2:.0%} of each image, "
-        f"{cache.arrays.nbytes / 1e6:.0f} MB in all; the paper crops to {paper.FIGURE_5.loc['B0', 'size']} px. "
-        f"Decoding went at {decoding_rate:,.0f} images per second; the cache gives back "
-        f"{reading_rate:,.0f} per second, {reading_rate / decoding_rate:.0f} times as many."
-    )
-)
+share = (crop * binning) ** 2 / size**2
+bullets = [
+    f"{len(cache.index):,} of {len(sample):,} selected galaxies have a usable image, "
+    f"{len(missing):,} are left out.",
+    f"The crop keeps {share:.0%} of each image, {cache.arrays.nbytes / 1e6:.0f} MB in all; the paper "
+    f"crops to {paper.FIGURE_5.loc['B0', 'size']} px.",
+    f"Decoding went at {decoding_rate:,.0f} images per second; the cache gives back "
+    f"{reading_rate:,.0f} per second, {reading_rate / decoding_rate:.0f} times as many.",
+]
+display(Markdown("\n".join(f"- {bullet}" for bullet in bullets)))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Change `{"angle": 60}` to `{"angle": 180}` in 3.3 and run from there on: does the galaxy look the
+#    same? Is it symmetric?
+# 2. Change `images.Augmentation()` in 3.2 to `images.Augmentation(zoom=0.5)` and run from there on:
+#    in which copies are the arms hard to count?

@@ -37,6 +37,12 @@ def gz2_tables() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gz2_sample() -> Path:
+    """Real cut-outs of Galaxy Zoo 2 with the fractions of Hart et al. (2016)."""
+    return _real("gz2-sample")
+
+
+@pytest.fixture(scope="session")
 def zoobot_parts() -> Path:
     """Small parts of Zoobot's real TensorFlow checkpoints."""
     return _real("zoobot-checkpoint")

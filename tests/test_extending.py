@@ -63,8 +63,9 @@ def test_a_survey_is_added(root, monkeypatch):
     assert list(survey.votes["has_image"]) == [True, False, False]
     assert survey.votes.loc[1, "rho_1"] == 0.9 and survey.votes.loc[0, "n_spiral"] == 36
 
-    thresholds = {**settings["thresholds"], "has_image": None}
-    sample, _ = selection.select(survey.votes, selection.make_criteria("paper-text", thresholds))
+    cuts = ["f_spiral > 0.715", "n_spiral > 20", "rho_max > 0.8", "has_image"]
+    dropped = [*settings["dropped"], "has_image"]
+    sample, _ = selection.select(survey.votes, cuts, dropped)
     assert dict(zip(sample["galaxy_id"], sample["label"])) == {101: "2", 102: "1"}
 
 

@@ -114,8 +114,7 @@ def test_profiles_are_valid(name):
 
 
 def test_every_notebook_default_is_the_mock_profile():
-    told = {step: changed for step, changed in profiles.load("mock").overrides.items() if changed}
-    assert told == {"01_sample_selection": {"thresholds": {"rho_max": None}}}
+    assert not any(profiles.load("mock").overrides.values())
 
 
 def test_by_hand_the_results_of_the_chain_stay(tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ from lib import selection, surveys
 from lib.networks import weights
 from lib.schema import InputError
 
-NO_COUNTS = {"n_spiral": None, "rho_max": None}  # as profile challenge has it
-AUTHORS = {**NO_COUNTS, "f_spiral": 0.619}
+# As profile challenge has it: without counts and purity; and with the authors' spiral threshold.
+NO_COUNTS = ["f_features > 0.43", "f_not_edge_on > 0.715", "f_spiral > 0.715", "has_image"]
+AUTHORS = ["f_features > 0.43", "f_not_edge_on > 0.715", "f_spiral > 0.619", "has_image"]
 
 
 def unseen(sample, overlap="refuse"):
@@ -100,8 +101,8 @@ def challenge(challenge_sample):
     return surveys.open_survey("challenge", challenge_sample).votes
 
 
-def chosen(votes, thresholds):
-    sample, _ = selection.select(votes, selection.make_criteria("paper-text", thresholds))
+def chosen(votes, cuts):
+    sample, _ = selection.select(votes, cuts)
     sample.attrs["survey"] = "challenge"
     return sample
 

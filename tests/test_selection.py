@@ -1,29 +1,39 @@
 """Cuts, labels, merges, down-sampling and split, against hand-made tables and the paper."""
 
+import ast
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import tables
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from lib import paper, selection
-from lib.figures import sample as figures
 from lib.schema import ARM_CLASSES, CLEAN_COLUMNS, MERGES, RHO_COLUMNS, InputError, merged_classes
 from lib.surveys import gz2, open_survey
 
-PAPER_TEXT = selection.make_criteria("paper-text")
-AUTHORS = selection.make_criteria("authors-code")
-BOTH = {"paper-text": PAPER_TEXT, "authors-code": AUTHORS}
+NOTEBOOK = ast.parse((ROOT / "notebooks" / "01_sample_selection.py").read_text())
+WRITTEN = {
+    statement.targets[0].id: ast.literal_eval(statement.value)
+    for statement in NOTEBOOK.body
+    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.List)
+    and getattr(statement.targets[0], "id", None) in ("paper_text", "authors_code")
+}  # fmt: skip
+PAPER_TEXT, AUTHORS = WRITTEN["paper_text"], WRITTEN["authors_code"]
 ALL = [m for m, n in paper.CLASS_COUNTS.items() for _ in range(n)]
 
 
-def kept(votes, criteria):
+def kept(votes, cuts):
     """Positions of the rows of `votes` (from `tables.votes`) that pass."""
-    sample, _ = selection._apply(votes, criteria)
+    try:
+        sample, _ = selection.select(votes, cuts)
+    except InputError as error:
+        assert "no galaxy passes" in str(error)
+        return []
     return (sample["galaxy_id"] - tables.FIRST_ID).tolist()
 
 
@@ -111,26 +121,14 @@ def test_cuts_agree_with_a_plain_query():
     assert authors["galaxy_id"].tolist() == expected.loc[clean, "galaxy_id"].tolist()
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["free", "paper-text"])
-)
-def test_a_stricter_threshold_never_adds_a_galaxy(seed, low, high, name):
-    low, high = sorted((low, high))
-    votes = thousand(seed)
-    loose = selection.make_criteria(name, {"f_spiral": low})
-    strict = selection.make_criteria(name, {"f_spiral": high})
-    assert set(kept(votes, strict)) <= set(kept(votes, loose))
-
-
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(list(BOTH)), st.randoms(use_true_random=False))
+@given(st.integers(0, 1000), st.sampled_from(list(WRITTEN)), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter_and_the_table_adds_up(seed, name, random):
     votes = thousand(seed)
     order = list(range(len(votes)))
     random.shuffle(order)
-    sample, cuts = selection._apply(votes, BOTH[name])
-    shuffled, cuts_shuffled = selection._apply(votes.iloc[order], BOTH[name])
+    sample, cuts = selection.select(votes, WRITTEN[name][:-2])
+    shuffled, cuts_shuffled = selection.select(votes.iloc[order], WRITTEN[name][:-2])
     pd.testing.assert_frame_equal(sample, shuffled)
     pd.testing.assert_frame_equal(cuts, cuts_shuffled)
     assert sample["galaxy_id"].is_monotonic_increasing
@@ -145,38 +143,29 @@ def test_votes_are_not_changed():
     pd.testing.assert_frame_equal(votes, before)
 
 
-def test_criteria_differ_only_where_they_say_so():
-    cuts = [str(cut) for cut in selection.make_criteria("paper-text", {"rho_max": 0.5}).cuts]
-    assert cuts == [str(c).replace("0.8", "0.5") for c in PAPER_TEXT.cuts]
-    free = selection.make_criteria("free", {"rho_max": 0.5, "f_spiral": 0.5, "has_image": None})
-    assert [str(c) for c in free.cuts] == ["f_spiral > 0.5", "rho_max > 0.5", "has_image (dropped)"]
-
-
 @pytest.mark.parametrize(
-    ("name", "thresholds", "message"),
+    ("cuts", "message"),
     [
-        ("paper", {}, "unknown criteria 'paper': choose one of paper-text"),
-        ("paper-text", {"f_bar": 0.5}, "unknown quantity 'f_bar'"),
-        ("paper-text", {"f_spiral": "0.5"}, "f_spiral is '0.5'"),
-        ("paper-text", {"f_spiral": True}, "f_spiral is True"),
-        ("authors-code", {"clean": 0.5}, "clean is 0.5; give 1, or null"),
+        (["f_spiral >"], "'f_spiral >' is no condition that pandas can read"),
+        (["f_bar > 0.5"], "f_bar > 0.5 needs f_bar"),
+        (["f_spiral"], "f_spiral is no condition: compare it with a number"),
     ],
 )
-def test_invalid_criteria_are_named(name, thresholds, message):
+def test_cuts_that_are_no_conditions_are_named(cuts, message):
     with pytest.raises(InputError, match=message):
-        selection.make_criteria(name, thresholds)
+        selection.select(tables.votes(["2", "3"]), cuts)
 
 
 def test_absent_columns_are_refused_by_name_unless_dropped():
     votes = tables.votes(["2", "3"]).drop(columns=["n_spiral", "total_votes", "clean_3"])
     with pytest.raises(InputError, match=r"n_spiral > 20 needs n_spiral\."):
         selection.select(votes, PAPER_TEXT)
-    with pytest.raises(InputError, match="votes_features >= 20 needs total_votes;.*needs clean_3"):
+    with pytest.raises(InputError, match="f_features >= 20 needs total_votes;.*needs clean_3"):
         selection.select(votes, AUTHORS)
-    sample, cuts = selection.select(
-        votes, selection.make_criteria("paper-text", {"n_spiral": None})
-    )
-    assert len(sample) == 2 and "n_spiral (dropped)" in cuts["cut"].tolist()
+    sample, cuts = selection.select(votes, PAPER_TEXT, dropped=["n_spiral"])
+    assert len(sample) == 2 and "n_spiral > 20 (dropped)" in cuts["cut"].tolist()
+    with pytest.raises(InputError, match="dropped: no cut has the column n_spirals"):
+        selection.select(votes, PAPER_TEXT, dropped=["n_spiral", "n_spirals"])
 
 
 def test_a_missing_value_is_an_error_only_where_a_cut_needs_it():
@@ -195,7 +184,7 @@ def test_missing_arm_fractions_cannot_be_labelled():
     votes = tables.votes(["2", "2"])
     votes.loc[1, RHO_COLUMNS[3]] = np.nan
     with pytest.raises(InputError, match="the label needs a value"):
-        selection.select(votes, selection.make_criteria("free"))
+        selection.select(votes, [])
 
 
 def test_no_galaxy_left_names_the_cut():
@@ -219,14 +208,14 @@ def test_label_is_the_largest_debiased_fraction():
 def test_ties_take_the_first_class_and_are_marked():
     votes = tables.votes(["3", "2"])
     votes.loc[0, list(RHO_COLUMNS)] = [0.0, 0.0, 0.4, 0.2, 0.0, 0.4]
-    sample, _ = selection.select(votes, selection.make_criteria("free"))
+    sample, _ = selection.select(votes, [])
     assert sample["label"].tolist() == ["3", "2"] and sample["tied"].tolist() == [True, False]
 
 
 def test_a_galaxy_without_arm_votes_has_no_label():
     votes = tables.votes(["3", "2"])
     votes.loc[0, list(RHO_COLUMNS)] = 0.0
-    sample, cuts = selection.select(votes, selection.make_criteria("free"))
+    sample, cuts = selection.select(votes, [])
     assert sample["label"].tolist() == ["2"] and cuts["lost"].iloc[-1] == 1
 
 
@@ -451,18 +440,6 @@ def test_invalid_sampling_is_named(settings, message):
 # ---- from files to labels
 
 
-def test_both_criteria_side_by_side():
-    votes = tables.votes(list(ARM_CLASSES))
-    votes.loc[1, "f_spiral"] = 0.65  # above Willett's threshold, below the paper's
-    votes.loc[3, "clean_4"] = False
-    votes["has_image"] = False
-    both = selection.compare_criteria(votes)
-    assert both["paper-text"].tolist() == [1, 0, 1, 1, 1, 1, 5]
-    assert both["authors-code"].tolist() == [1, 1, 1, 0, 1, 1, 5]
-    without = selection.compare_criteria(votes.drop(columns="total_votes"))
-    assert without["authors-code"].isna().all() and without["paper-text"]["all"] == 5
-
-
 def test_willett_table_through_selection(tmp_path):
     table = tables.willett(["2", "3", "5+", "?"])
     table.loc[1, tables.F_SPIRAL] = 0.7
@@ -475,16 +452,30 @@ def test_willett_table_through_selection(tmp_path):
 def test_real_challenge_sample(challenge_sample):
     survey = open_survey("challenge", challenge_sample)
     assert len(survey.votes) == 12_872 and survey.votes["has_image"].sum() == 6_324
-    criteria = selection.make_criteria("paper-text", {"n_spiral": None, "rho_max": None})
-    sample, cuts = selection.select(survey.votes, criteria)
+    sample, cuts = selection.select(survey.votes, PAPER_TEXT, dropped=["n_spiral", "rho_max"])
     assert len(sample) == 1_226 and cuts["lost"].tolist()[-2] == 433
     assert selection.class_counts(sample["label"]).tolist() == [50, 756, 126, 34, 31, 229]
-    half = selection.make_criteria("paper-text", {"n_spiral": None, "rho_max": 0.5})
-    counts = selection.class_counts(selection.select(survey.votes, half)[0]["label"])
-    assert counts.tolist() == [31, 650, 54, 9, 8, 98]
+    half = [cut.replace("rho_max > 0.8", "rho_max > 0.5") for cut in PAPER_TEXT]
+    half, _ = selection.select(survey.votes, half, dropped=["n_spiral"])
+    assert selection.class_counts(half["label"]).tolist() == [31, 650, 54, 9, 8, 98]
     assert (selection.assign(sample)["split"] == "rest").sum() == 456
     with pytest.raises(InputError, match="n_spiral > 20 needs n_spiral"):
         selection.select(survey.votes, PAPER_TEXT)
+
+
+@pytest.mark.real
+def test_real_fractions_without_counts_are_cut_by_the_columns_there_are(gz2_sample):
+    """The cuts of profile gz2_hart16, written out on the raw columns."""
+    survey = open_survey("gz2_hart16", gz2_sample)
+    assert len(survey.votes) == 678 and survey.votes["has_image"].all()
+    with pytest.raises(InputError, match=r"n_spiral > 20 needs n_spiral\. .*parameter dropped"):
+        selection.select(survey.votes, PAPER_TEXT)
+    sample, _ = selection.select(survey.votes, PAPER_TEXT, dropped=["n_spiral", "rho_max"])
+    raw = pd.read_csv(gz2_sample / "gz2_hart16.csv").sort_values("dr7objid")
+    f2, f5, f8 = (raw[gz2.FRACTIONS[c]] for c in ("f_features", "f_not_edge_on", "f_spiral"))
+    passes = (f2 > 0.43) & (f5 > 0.715) & (f8 > 0.715)
+    assert sample["galaxy_id"].tolist() == raw.loc[passes, "dr7objid"].tolist()
+    assert selection.class_counts(sample["label"]).tolist() == [2, 32, 8, 5, 1, 8]
 
 
 @pytest.mark.real
@@ -500,33 +491,10 @@ def test_real_rows_through_both_criteria(gz2_tables):
     flags = raw[list(gz2.FLAGS.values())].to_numpy()
     authors = (f2 >= 0.43) & (f5 >= 0.715) & (f8 >= 0.619) & (raw["total_votes"] * f2 * f5 >= 20)
     authors &= flags[np.arange(len(raw)), rho.to_numpy().argmax(axis=1)] == 1
-    for name, expected in (("paper-text", text), ("authors-code", authors)):
-        criteria = selection.make_criteria(name, {"has_image": None})
-        sample, _ = selection.select(votes, criteria)
+    for cuts, expected in ((PAPER_TEXT, text), (AUTHORS, authors)):
+        sample, _ = selection.select(votes, cuts, dropped=["has_image"])
         assert sample["galaxy_id"].tolist() == raw.loc[expected, "objid"].tolist()
         assert expected.any()
-
-
-# ---- figures
-
-
-def test_figures_show_what_they_are_given(tmp_path):
-    survey = open_survey("gz2", tables.write_gz2(tmp_path / "s", tables.willett(list("12333"))))
-    sample, cuts = selection.select(survey.votes, PAPER_TEXT)
-    (survey.data_dir / "images" / "103.jpg").write_bytes(b"broken")
-    grid = figures.examples(sample, survey.data_dir, per_class=3, crop=16, size=32)
-    assert [len(a.images) for a in grid.axes] == [1, 0, 0, 1, 0, 0, 1, 1, 0]
-    funnel = figures.cut_funnel(cuts)
-    assert [bar.get_width() for bar in funnel.axes[0].patches] == cuts["kept"].tolist()
-    full = selection.class_counts(sample["label"])
-    bars = figures.class_counts(full, full // 2, paper.CLASS_COUNTS).axes[0].patches
-    assert [b.get_height() for b in bars] == [*full, *(full // 2)]
-    curves = figures.label_confidence(sample, cut=0.8).axes[0].lines
-    assert len(curves) == 4  # three classes and the cut
-    stages = {"image": np.zeros((32, 32, 3), np.uint8), "crop, grey": np.zeros((16, 16, 1))}
-    panels = figures.preprocessing_flow(stages).axes
-    assert [a.get_title() for a in panels] == list(stages)
-    assert [a.get_xlabel() for a in panels] == ["32 px", "16 px"]
 
 
 # ---- first or random

@@ -450,8 +450,8 @@ def test_a_million_galaxies_are_read_and_selected_within_2_gigabytes(tmp_path):
     script = (
         "import re, sys; from lib import selection; from lib.surveys import open_survey\n"
         "votes = open_survey('gz2', sys.argv[1]).votes\n"
-        "criteria = selection.make_criteria('authors-code', {'has_image': None})\n"
-        "sample, _ = selection.select(votes, criteria)\n"
+        "cuts = ['f_features >= .43', 'total_votes * f_features >= 20', 'clean']\n"
+        "sample, _ = selection.select(votes, cuts)\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())\n"
         "print(len(sample), peak[1])"
     )

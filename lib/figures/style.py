@@ -56,16 +56,9 @@ def arm_label(arm_class: str) -> str:
 
 
 def show(figure: Figure, path: str | Path, caption: str) -> None:
-    """Save a figure as PNG and display it with its caption, which is also its alternative text.
+    """Save a figure as PNG, display it and close it, so that a notebook shows it once.
 
-    Parameters
-    ----------
-    figure : Figure
-        Closed afterwards, so that a notebook shows it once.
-    path : path
-        PNG file to write; the caption goes into its ``Description`` field.
-    caption : str
-        What the figure shows and what to see in it, one paragraph.
+    The caption, one paragraph, is also its alternative text and the file's ``Description``.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Description": caption})

@@ -52,17 +52,9 @@ def galaxies_with_masses(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All galaxies of a run that have a redshift and every stellar mass, one row each.
 
-    Parameters
-    ----------
-    run_dir : path
-        Folder of the run; the sample of `01_sample_selection` is read there. Survey hart17 needs
-        no run: its table is the sample.
-    survey, data_dir : str
-        Name and folder of the survey.
-    mass_files : list of str, optional
-        The two MPA-JHU files (info, extra) or one CSV file, instead of those in `data_dir`.
-    need_sfr : bool
-        Keep only rows of the catalogue that also have a star-formation rate, as the authors' query.
+    The sample is that of `01_sample_selection` in `run_dir`, or the table of survey hart17.
+    `mass_files` (the two of MPA-JHU, info and extra, or one CSV file) replace those in `data_dir`;
+    `need_sfr` keeps only rows that also have a star-formation rate, as the authors' query.
 
     Returns
     -------
@@ -81,13 +73,12 @@ def galaxies_with_masses(
     """
     if survey == "hart17":
         galaxies = open_survey(survey, data_dir).votes
-        columns = ["redshift", "log_mass_sed", "log_mass_nsa"]
         counts = {"spirals in the table": len(galaxies)}
-        for column in columns:
+        for column in ("redshift", "log_mass_sed", "log_mass_nsa"):
             galaxies = galaxies[galaxies[column].notna()]
             counts[f"with {column}"] = len(galaxies)
         counts["of these with a clean flag of T11"] = int(galaxies["label"].notna().sum())
-        return galaxies.reset_index(drop=True), _counts("step", "rows", counts)
+        return galaxies.reset_index(drop=True), _counts("step", counts)
     sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
     raw = read_masses(find_files(data_dir, mass_files))
     good, cuts = quality_cuts(raw, need_sfr)
@@ -112,27 +103,12 @@ def galaxies_with_masses(
     return found.sort_values("galaxy_id", ignore_index=True), counts
 
 
-def _filled(table: pd.DataFrame, *columns: str) -> bool:
-    return all(c in table and table[c].notna().any() for c in columns)
-
-
-def shared_key(sample: pd.DataFrame, masses: pd.DataFrame) -> str | None:
-    """Identifier that both tables have, ``specobjid`` before ``dr7objid``; None without one."""
-    return next((c for c in _IDS if _filled(sample, c) and c in masses), None)
-
-
-def _counts(what: str, unit: str, counts: dict[str, int]) -> pd.DataFrame:
-    return pd.DataFrame({what: list(counts), unit: list(counts.values())})
+def _counts(what: str, counts: dict[str, int]) -> pd.DataFrame:
+    return pd.DataFrame({what: list(counts), "rows": list(counts.values())})
 
 
 def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> list[Path]:
-    """Files of the mass catalogue: one CSV file, or the info and the extra FITS file.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, or the number of files is neither one nor two.
-    """
+    """Files of the mass catalogue, which must be there: one CSV file, or info and extra FITS."""
     folder = resolve(data_dir)
     if mass_files is not None and len(mass_files) not in (1, 2):
         raise InputError(
@@ -151,12 +127,7 @@ def find_files(data_dir: str | Path, mass_files: list[str] | None = None) -> lis
 
 
 def read_masses(files: list[Path]) -> pd.DataFrame:
-    """Read a mass catalogue in canonical columns.
-
-    Parameters
-    ----------
-    files : list of path
-        As `find_files` gives them.
+    """Read the files of `find_files` in canonical columns.
 
     Returns
     -------
@@ -171,9 +142,11 @@ def read_masses(files: list[Path]) -> pd.DataFrame:
         If a column is missing, the two files differ in length or order, or identifiers were
         written as floats.
     """
-    if len(files) == 2:
-        return _read_pair(*files)
-    return _read_csv(files[0])
+    table = _read_pair(*files) if len(files) == 2 else _read_csv(files[0])
+    for name in [name for name in _IDS if name in table]:
+        table = table[(table[name] > 0).fillna(False)]
+        table = table.assign(**{name: table[name].astype("int64")})
+    return table.reset_index(drop=True)
 
 
 def _read_pair(info: Path, extra: Path) -> pd.DataFrame:
@@ -196,7 +169,7 @@ def _read_pair(info: Path, extra: Path) -> pd.DataFrame:
                 "Do not sort or cut one of them alone."
             )
         second = second.drop(columns="specobjid")
-    return _with_result(pd.concat([first, second], axis=1))
+    return pd.concat([first, second], axis=1)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -210,37 +183,15 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path} has no column {' or '.join(_IDS)} to match by: add it to the query"
         )
-    return _with_result(
-        read_columns(path, ids=ids, numbers=numbers, optional=set(numbers) - {"stellar_mass"})
-    )
-
-
-def _with_result(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows that have an identifier, as int64."""
-    for name in _IDS:
-        if name in table:
-            table = table[(table[name] > 0).fillna(False)]
-            table = table.assign(**{name: table[name].astype("int64")})
-    return table.reset_index(drop=True)
+    return read_columns(path, ids=ids, numbers=numbers, optional=set(numbers) - {"stellar_mass"})
 
 
 def quality_cuts(raw: pd.DataFrame, need_sfr: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the rows that the paper trusts (Sec. 6), and count each cut.
+    """Rows that the paper trusts (Sec. 6), and a table ``cut``, ``rows`` of what each cut leaves.
 
     The cuts are reliable != 0, z_warning = 0, z > 0 and a measured mass. A CSV file may lack the
-    columns of a cut, since a CasJobs query can apply it; the table then says so.
-
-    Returns
-    -------
-    good : DataFrame
-        Rows that pass.
-    cuts : DataFrame
-        ``cut``, ``rows`` that are left after it.
-
-    Raises
-    ------
-    InputError
-        If a mass is NaN in a row that is trustworthy otherwise.
+    columns of a cut, since a CasJobs query can apply it; the table then says so. A mass that is
+    NaN in a row that is trustworthy otherwise is an InputError.
     """
     keep = pd.Series(True, index=raw.index)
     counts = {"catalogue rows with a result": len(raw)}
@@ -265,7 +216,7 @@ def quality_cuts(raw: pd.DataFrame, need_sfr: bool = False) -> tuple[pd.DataFram
             )
         keep &= raw[column] != MISSING
         counts[f"{column} measured"] = int(keep.sum())
-    return raw[keep], _counts("cut", "rows", counts)
+    return raw[keep], _counts("cut", counts)
 
 
 def match_masses(
@@ -281,8 +232,7 @@ def match_masses(
     Parameters
     ----------
     sample : DataFrame
-        ``galaxy_id`` and an identifier (``specobjid`` or ``dr7objid``; integers or text), or
-        ``ra`` and ``dec``.
+        An identifier (``specobjid`` or ``dr7objid``; integers or text), or ``ra`` and ``dec``.
     good, raw : DataFrame
         The catalogue after and before `quality_cuts`.
     radius : float
@@ -290,11 +240,9 @@ def match_masses(
 
     Returns
     -------
-    matched : DataFrame
+    matched, report : DataFrame
         `sample` with ``log_mass_mpa`` (NaN where there is none), ``matched_by`` and, where the
-        catalogue has it, ``redshift`` of galaxies that had none; sorted as `sample`.
-    report : DataFrame
-        ``step``, ``rows``: what the identifier and the sky match found.
+        catalogue has it, ``redshift`` of galaxies that had none; ``step``, ``rows``: how many.
 
     Raises
     ------
@@ -305,17 +253,23 @@ def match_masses(
     matched = sample.reset_index(drop=True).copy()
     row = np.full(len(matched), -1)
     known = np.zeros(len(matched), dtype=bool)
-    key = shared_key(matched, raw)
+    key = next((c for c in _keys(matched) if c in _IDS and c in raw), None)
     has_sky = {"ra", "dec"} <= set(matched.columns) and {"ra", "dec"} <= set(good.columns)
     if key is None and not has_sky:
+        here, there = (", ".join(_keys(table)) or "no key at all" for table in (matched, raw))
         raise InputError(
-            "the mass catalogue cannot be matched: the sample has "
-            f"{_keys(matched)}, the catalogue {_keys(raw)}. Add one of the sample's to the "
-            "catalogue (with ra and dec in degrees the match is by position)."
+            f"the mass catalogue cannot be matched: the sample has {here}, the catalogue {there}. "
+            "Add one of the sample's to the catalogue (with ra and dec in degrees the match is by "
+            "position)."
         )
     if key is not None:
-        ids = _sample_ids(matched[key], key)
-        _refuse_repeats(good[key], key)
+        ids = exact_ids(matched[key], key, "the sample").fillna(-1).to_numpy(dtype=np.int64)
+        repeats = good[key][good[key].duplicated()]
+        if len(repeats):
+            raise InputError(
+                f"the mass catalogue has {len(repeats)} rows with a {key} that stands there "
+                f"already (first: {repeats.iloc[0]}): keep one row for each"
+            )
         row = pd.Index(good[key]).get_indexer(ids)
         known = (ids > 0) & np.isin(ids, raw[key])
     by_id = row >= 0
@@ -334,11 +288,12 @@ def match_masses(
         # The survey's own redshift comes first; the spectrum's where the survey has none.
         known_z = matched.get("redshift", pd.Series(np.nan, index=matched.index))
         matched["redshift"] = known_z.fillna(pd.Series(_taken(good["z"], row)))
-    return matched, _counts("step", "rows", counts)
+    return matched, _counts("step", counts)
 
 
-def _keys(table: pd.DataFrame) -> str:
-    return ", ".join(c for c in (*_IDS, "ra", "dec") if _filled(table, c)) or "no key at all"
+def _keys(table: pd.DataFrame) -> list[str]:
+    """Columns to match by that hold any value."""
+    return [c for c in (*_IDS, "ra", "dec") if c in table and table[c].notna().any()]
 
 
 def _taken(column: pd.Series, row: np.ndarray) -> np.ndarray:
@@ -346,33 +301,21 @@ def _taken(column: pd.Series, row: np.ndarray) -> np.ndarray:
     return np.append(column.to_numpy(dtype=float), np.nan)[row]
 
 
-def _sample_ids(column: pd.Series, key: str) -> np.ndarray:
-    """Identifiers of galaxies as int64, -1 where there is none."""
-    return exact_ids(column, key, "the sample").fillna(-1).to_numpy(dtype=np.int64)
-
-
-def _refuse_repeats(ids: pd.Series, key: str) -> None:
-    repeats = ids[ids.duplicated()]
-    if len(repeats):
-        raise InputError(
-            f"the mass catalogue has {len(repeats)} rows with a {key} that stands there already "
-            f"(first: {repeats.iloc[0]}): keep one row for each"
-        )
-
-
 def _sky_match(
     matched: pd.DataFrame, good: pd.DataFrame, row: np.ndarray, known: np.ndarray, radius: float
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Rows completed by position, and the counts of the cross-check."""
     import astropy.units as u  # slow to import, and only needed here
-    from astropy.coordinates import search_around_sky
+    from astropy.coordinates import SkyCoord, search_around_sky
 
     row = row.copy()
     placed = np.flatnonzero((matched["ra"].notna() & matched["dec"].notna()).to_numpy())
     usable = np.flatnonzero((good["ra"].between(0, 360) & good["dec"].between(-90, 90)).to_numpy())
-    galaxy, other, separation, _ = search_around_sky(
-        _positions(matched.iloc[placed]), _positions(good.iloc[usable]), radius * u.arcsec
+    here, there = (
+        SkyCoord(table["ra"].to_numpy(float), table["dec"].to_numpy(float), unit="deg")
+        for table in (matched.iloc[placed], good.iloc[usable])
     )
+    galaxy, other, separation, _ = search_around_sky(here, there, radius * u.arcsec)
     pairs = pd.DataFrame(
         {"galaxy": placed[galaxy], "row": usable[other], "separation": separation.arcsec}
     ).sort_values("separation", kind="stable")
@@ -395,10 +338,3 @@ def _sky_match(
         "matched by position alone": len(clear),
         "ambiguous by position, left out": int(open_pairs.loc[ambiguous, "galaxy"].nunique()),
     }
-
-
-def _positions(table: pd.DataFrame):
-    """Right ascension and declination as astropy's SkyCoord."""
-    from astropy.coordinates import SkyCoord
-
-    return SkyCoord(table["ra"].to_numpy(float), table["dec"].to_numpy(float), unit="deg")

@@ -12,7 +12,6 @@ from scipy import stats
 from lib import evaluation
 from lib.paths import resolve
 from lib.schema import ARM_CLASSES, MERGES, InputError, merged_classes
-from lib.stellar_mass.catalogue import MASS_NAMES
 from lib.surveys.gz2 import ARM_ANSWERS, COUNT_COLUMNS
 from lib.surveys.tables import read_columns
 
@@ -29,20 +28,13 @@ AGAIN = ", again"
 NUMBER = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "4+5+": 4, "5+": 5}
 """Arms of a class; "?" has none."""
 
-_MODELS = ("03_train_b0", "04_train_v2m")
 _VOTES_FILE = "gz2_rows_288.csv"
 _NAMES_FILE = "gz2_class_13931.csv"
 _DRAWN_FILE = "galaxy_builder_arms_296.csv"
 
 
 def merge_labels(labels: pd.Series) -> pd.Series:
-    """Arm classes with m = 4 and 5+ merged.
-
-    Raises
-    ------
-    InputError
-        If a class is none of these, for example of another merge.
-    """
+    """Arm classes with m = 4 and 5+ merged; InputError for one of another merge."""
     merged = labels.astype(str).replace(MERGES["4+5+"])
     unknown = sorted(set(merged) - {*CLASSES, "0"})
     if unknown:
@@ -54,14 +46,11 @@ def merge_labels(labels: pd.Series) -> pd.Series:
 
 
 def predictions(run_dir: str | Path, galaxies: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Predictions of the networks that the run has trained, by role; empty without any.
+    """Role ("B0", "V2M") -> rows of `galaxies` with ``split``, ``predicted`` and probabilities.
 
-    Returns
-    -------
-    dict of str to DataFrame
-        Role ("B0", "V2M") -> rows of `galaxies` with ``split``, ``predicted`` and probabilities.
+    Of the networks that the run has trained; empty without any.
     """
-    folders = [resolve(run_dir) / step for step in _MODELS]
+    folders = [resolve(run_dir) / step for step in ("03_train_b0", "04_train_v2m")]
     tables = {}
     for run in (evaluation.read_run(f) for f in folders if (f / "predictions.parquet").is_file()):
         columns = [c for c in run.predictions if c.startswith("p_")]
@@ -93,6 +82,11 @@ def collect(
         on the galaxy. Sources whose name ends with `AGAIN` are the same people asked twice: votes
         drawn from the fractions of all votes, or arms drawn in a second round. Class "0" stands
         for no drawn arm.
+
+    Raises
+    ------
+    InputError
+        If a source classifies a galaxy twice.
     """
     folder = resolve(data_dir)
     parts = {LABEL: galaxies[["galaxy_id"]].assign(arm_class=galaxies["label"])}
@@ -107,8 +101,8 @@ def collect(
     parts["votes"] = classes_of(counts)
     parts["votes" + AGAIN] = classes_of(vote_again(counts, seed))
     if (folder / _NAMES_FILE).is_file():
-        parts["GZ2 name"] = _read(folder / _NAMES_FILE, "objid", texts={"arm_class": "arm"})
-        parts["GZ2 name"]["arm_class"] = parts["GZ2 name"]["arm_class"].replace("+", "5+")
+        names = _read(folder / _NAMES_FILE, "objid", texts={"arm_class": "arm"})
+        parts["GZ2 name"] = names.replace({"arm_class": {"+": "5+"}})
     if (folder / _DRAWN_FILE).is_file():
         parts |= _drawn(folder / _DRAWN_FILE)
     table = pd.concat(
@@ -116,34 +110,21 @@ def collect(
     )
     table = table[table["galaxy_id"].isin(galaxies["galaxy_id"])].dropna(subset="arm_class")
     table = table[table["arm_class"].isin(NUMBER) | (table["arm_class"] == "?")]
-    if table.duplicated(["source", "galaxy_id"]).any():
-        first = table[table.duplicated(["source", "galaxy_id"])].iloc[0]
+    repeats = table[table.duplicated(["source", "galaxy_id"])]
+    if len(repeats):
+        first = repeats.iloc[0]
         raise InputError(
             f"{folder}: {first['source']} classifies galaxy {first['galaxy_id']} twice. Keep one "
             "row of it."
         )
-    table["merged"] = merge_labels(table["arm_class"])
-    for name, value in (("number", table["arm_class"].map(NUMBER)), ("learnt", False)):
-        known = table[name] if name in table else pd.Series(np.nan, index=table.index)
-        table[name] = known.astype(object).where(known.notna(), value)
-    table = table.astype({"number": float, "learnt": bool})
+    learnt = table["learnt"].eq(True) if "learnt" in table else False
+    table = table.assign(
+        merged=merge_labels(table["arm_class"]),
+        number=table["number"].astype(float).fillna(table["arm_class"].map(NUMBER)),
+        learnt=learnt,
+    )
     order = ["galaxy_id", "source", "arm_class", "merged", "number", "learnt"]
     return table[order].reset_index(drop=True)
-
-
-def with_masses(table: pd.DataFrame, galaxies: pd.DataFrame) -> pd.DataFrame:
-    """One row per galaxy, source of its class and kind of mass (``mass``, ``log_mass``).
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `collect` gives it.
-    galaxies : DataFrame
-        ``galaxy_id``, ``redshift`` and columns of `lib.stellar_mass.catalogue.MASS_NAMES`.
-    """
-    joined = table.merge(galaxies, on="galaxy_id", validate="many_to_one")
-    data = joined.melt([*table, "redshift"], var_name="mass", value_name="log_mass")
-    return data.assign(mass=data["mass"].map(MASS_NAMES))
 
 
 def _read(path: Path, identifier: str, **columns) -> pd.DataFrame:
@@ -169,10 +150,7 @@ def _counts_in(folder: Path, galaxies: pd.DataFrame) -> pd.DataFrame:
 def classes_of(counts: pd.DataFrame) -> pd.DataFrame:
     """Class with the most votes and mean number of arms ("5+" as 5, without "can't tell").
 
-    Parameters
-    ----------
-    counts : DataFrame
-        Index ``galaxy_id``, columns `lib.surveys.gz2.COUNT_COLUMNS`.
+    `counts` has the index ``galaxy_id`` and the columns `lib.surveys.gz2.COUNT_COLUMNS`.
     """
     votes = counts.to_numpy(float)
     told = votes[:, :5].sum(axis=1)
@@ -202,14 +180,12 @@ def _drawn(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def agreement(table: pd.DataFrame, fewest: int = 10) -> pd.DataFrame:
-    """How well two sources agree on the galaxies that both have classified.
+    """How well two sources agree on the galaxies that both have classified, if not too few.
 
     Parameters
     ----------
     table : DataFrame
         As `collect` gives it. A source that repeats another is compared with that one only.
-    fewest : int
-        Pairs of sources with fewer common galaxies are left out.
 
     Returns
     -------
@@ -223,25 +199,16 @@ def agreement(table: pd.DataFrame, fewest: int = 10) -> pd.DataFrame:
     rows = []
     for first, second in combinations(table["source"].unique(), 2):
         repeated = second.endswith(AGAIN) or first.endswith(AGAIN)
-        if repeated and second != first + AGAIN:
-            continue
         both = sources[first].merge(sources[second], on="galaxy_id", suffixes=("", "_2"))
-        if len(both) < fewest:
+        if (repeated and second != first + AGAIN) or len(both) < fewest:
             continue
         same = both["merged"] == both["merged_2"]
         interval = stats.binomtest(int(same.sum()), len(both)).proportion_ci(method="wilson")
         arms = both[["merged", "merged_2"]].apply(lambda column: column.map(NUMBER)).dropna()
         numbers = both[["number", "number_2"]].dropna()
-        rows.append(
-            {
-                "first": first,
-                "second": second,
-                "n": len(both),
-                "same": same.mean(),
-                "same_low": interval.low,
-                "same_high": interval.high,
-                "within_one": (arms.diff(axis=1).iloc[:, 1].abs() <= 1).mean(),
-                "spearman": stats.spearmanr(numbers["number"], numbers["number_2"]).statistic,
-            }
-        )
+        row = {"first": first, "second": second, "n": len(both), "same": same.mean()}
+        row |= {"same_low": interval.low, "same_high": interval.high}
+        row["within_one"] = (arms.diff(axis=1).iloc[:, 1].abs() <= 1).mean()
+        row["spearman"] = stats.spearmanr(numbers["number"], numbers["number_2"]).statistic
+        rows.append(row)
     return pd.DataFrame(rows)

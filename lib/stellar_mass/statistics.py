@@ -1,4 +1,4 @@
-"""Shifts of a property between groups of galaxies, with intervals, at fixed covariates.
+"""Shifts of a property between groups of galaxies: at fixed covariates, in pairs, by wrong classes.
 
 Throughout, `values` is a float array of a property such as log10 of the stellar mass. Shifts are
 group minus the rest, in the unit of the property (dex).
@@ -8,50 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 from scipy.spatial import KDTree
 
-
-def cliffs_delta(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Cliff's delta: P(a > b) - P(a < b) for a random pair, from -1 to 1.
-
-    It is ``2 U / (n_a n_b) - 1`` with the Mann-Whitney U, computed from mid-ranks
-    (Cliff 1993, Psychological Bulletin 114, 494).
-
-    Examples
-    --------
-    >>> float(cliffs_delta([1, 2, 3], [0, 2]))
-    0.5
-    """
-    a, b = np.moveaxis(np.asarray(a), axis, -1), np.moveaxis(np.asarray(b), axis, -1)
-    n_a, n_b = a.shape[-1], b.shape[-1]
-    ranks = stats.rankdata(np.concatenate([a, b], axis=-1), axis=-1)[..., :n_a]
-    u = ranks.sum(axis=-1) - n_a * (n_a + 1) / 2
-    return 2 * u / (n_a * n_b) - 1
-
-
-def cliffs_interval(
-    a: np.ndarray, b: np.ndarray, n_resamples: int = 1000, seed: int = 42
-) -> dict[str, float]:
-    """Cliff's delta with its 95 % percentile bootstrap interval, each sample resampled by itself.
-
-    Returns
-    -------
-    dict
-        ``delta``, ``delta_low``, ``delta_high``.
-    """
-    # A batch of 20 resamples of 11,000 galaxies stays below 10 MB.
-    interval = stats.bootstrap(
-        (a, b),
-        cliffs_delta,
-        n_resamples=n_resamples,
-        batch=20,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    delta = float(cliffs_delta(a, b))
-    return {"delta": delta, "delta_low": float(interval.low), "delta_high": float(interval.high)}
+from lib.stellar_mass.classes import CLASSES
 
 
 def adjusted_shift(
@@ -63,18 +23,9 @@ def adjusted_shift(
     those of Bell & McCaffrey; Imbens & Kolesar 2016, Rev. Econ. Stat. 98, 701). Without covariates
     the error is that of Welch's test.
 
-    Parameters
-    ----------
-    values, inside : ndarray, shape (n,)
-        The property, and membership of the group (bool).
-    covariates : ndarray, shape (n, k)
-        Rows with NaN are left out.
-
-    Returns
-    -------
-    dict
-        ``n`` (galaxies of the group), ``shift``, ``shift_low``, ``shift_high``, ``p`` (two-sided);
-        NaN where the group or the rest has fewer than two galaxies.
+    `inside` is membership of the group (bool, shape (n,)); rows of `covariates`, shape (n, k),
+    with NaN are left out. The result has ``n`` (galaxies of the group), ``shift``, ``shift_low``,
+    ``shift_high``, ``p`` (two-sided); NaN where the group or the rest has fewer than two galaxies.
     """
     matrix = np.column_stack([np.ones(len(values)), inside, covariates]).astype(float)
     usable = np.isfinite(matrix).all(axis=1) & np.isfinite(values)
@@ -93,22 +44,26 @@ def adjusted_shift(
     moment = matrix.T @ (matrix * scaled[:, None]) @ inverse
     spread = (scaled**2 * (1 - 2 * leverage)).sum() + np.trace(moment @ moment)
     student = stats.t((weights**2).sum() ** 2 / spread)
-    half = student.ppf(0.975) * error
-    shift = float(weights @ y)
-    return {
-        "n": n,
-        "shift": shift,
-        "shift_low": shift - half,
-        "shift_high": shift + half,
-        "p": float(2 * student.sf(abs(shift) / error)),
-    }
+    half, shift = student.ppf(0.975) * error, float(weights @ y)
+    interval = {"shift": shift, "shift_low": shift - half, "shift_high": shift + half}
+    return {"n": n, **interval, "p": float(2 * student.sf(abs(shift) / error))}
 
 
-def of_test(test) -> dict[str, float]:
-    """Shift, 95 % interval and p-value of scipy's `ttest_ind` or `ttest_rel`."""
-    low, high = test.confidence_interval()
-    middle = (low + high) / 2
-    return {"shift": middle, "shift_low": low, "shift_high": high, "p": test.pvalue}
+def class_shifts(
+    table: pd.DataFrame, value: str, covariates: list[str], comparisons: dict[str, tuple]
+) -> pd.DataFrame:
+    """`adjusted_shift` of groups of arm classes: ``comparison``, ``n_rest`` and its entries.
+
+    `table` has ``arm_class`` (not merged), `value` and `covariates`, one row per galaxy;
+    `comparisons` maps names to (classes of the group, classes it is compared with).
+    """
+    rows = []
+    for name, (group, rest) in comparisons.items():
+        inside, outside = (table["arm_class"].isin(classes) for classes in (group, rest))
+        both, member = table[inside | outside], inside[inside | outside].to_numpy()
+        shift = adjusted_shift(both[value].to_numpy(), member, both[covariates].to_numpy())
+        rows.append({"comparison": name, "n_rest": int(outside.sum())} | shift)
+    return pd.DataFrame(rows)
 
 
 def matched_pairs(
@@ -120,19 +75,9 @@ def matched_pairs(
     group (greedy nearest-neighbour matching without replacement; Stuart 2010, Statistical
     Science 25, 1), if it is within the caliper; else it is left out.
 
-    Parameters
-    ----------
-    inside : ndarray of bool, shape (n,)
-        Membership of the class.
-    covariates : ndarray of float, shape (n, k)
-        For example redshift; rows with NaN are left out.
-    caliper : float
-        Largest Euclidean distance, in standard deviations of the covariates.
-
-    Returns
-    -------
-    members, controls : ndarray of int
-        Row numbers; ``members[i]`` is paired with ``controls[i]``.
+    `inside` is membership of the class (bool, shape (n,)); rows of `covariates`, shape (n, k),
+    with NaN are left out; `caliper` is the largest Euclidean distance in standard deviations of
+    the covariates. The result is row numbers: ``members[i]`` is paired with ``controls[i]``.
     """
     covariates = np.asarray(covariates, dtype=float)
     usable = np.isfinite(covariates).all(axis=1)
@@ -143,9 +88,8 @@ def matched_pairs(
     spread = covariates[usable].std(axis=0)
     scaled = covariates / np.where(spread > 0, spread, 1)
     # A galaxy whose 200 nearest are all taken lies where the larger group has run out.
-    k = min(200, len(many))
-    distance, neighbour = KDTree(scaled[many]).query(
-        scaled[few], k=[*range(1, k + 1)], distance_upper_bound=caliper
+    _, neighbour = KDTree(scaled[many]).query(
+        scaled[few], k=[*range(1, min(200, len(many)) + 1)], distance_upper_bound=caliper
     )
     free = np.ones(len(many) + 1, dtype=bool)
     free[len(many)] = False  # the tree's mark of "no neighbour within the caliper"
@@ -159,71 +103,83 @@ def matched_pairs(
     return (first, second) if few is groups[0] else (second, first)
 
 
-def minimum_detectable_shift(n: int, n_rest: int, spread: float) -> float:
-    """Smallest difference of means that a two-sided t-test at 5 % finds four times of five.
-
-    With its sign.
-
-    Parameters
-    ----------
-    n, n_rest : int
-        Sizes of the two samples.
-    spread : float
-        Standard deviation within them.
-
-    Returns
-    -------
-    float
-        In the unit of `spread`, from the non-central t distribution; NaN if a sample has fewer
-        than two galaxies.
-    """
-    if min(n, n_rest) < 2:
-        return np.nan
-    degrees = n + n_rest - 2
-    critical = stats.t.isf(0.025, degrees)
-
-    # Rejections on the wrong side are not counted.
-    noncentrality = optimize.brentq(
-        lambda x: stats.nct.sf(critical, degrees, x) - 0.8, 0, 2 * critical + 4
-    )
-    return float(noncentrality * spread * np.sqrt(1 / n + 1 / n_rest))
-
-
-def detectable_shifts(sizes: pd.DataFrame, spread: float) -> pd.DataFrame:
-    """`minimum_detectable_shift` of each class against the others of its column of sizes."""
-    total = sizes.sum()
-    return pd.DataFrame(
-        {
-            name: [minimum_detectable_shift(n, total[name] - n, spread) for n in column]
-            for name, column in sizes.items()
-        },
-        index=sizes.index,
-    )
-
-
-def class_shifts(
-    table: pd.DataFrame, value: str, covariates: list[str], comparisons: dict[str, tuple]
+def predicted_dilution(
+    values: np.ndarray,
+    reference: np.ndarray,
+    predicted: np.ndarray,
+    n_resamples: int = 1000,
+    seed: int = 42,
 ) -> pd.DataFrame:
-    """`adjusted_shift` of several groups of arm classes.
+    """Shift of each predicted class that misclassification alone would leave of the reference's.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``arm_class`` (not merged), `value` and `covariates`, one row per galaxy.
-    comparisons : dict
-        Name -> (classes of the group, classes it is compared with).
+    If errors do not depend on the property within a reference class j, the mean of the predicted
+    class k is the mixture ``sum_j P(j | k) mean_j`` of the reference means, with P(j | k) from
+    the confusion matrix. A difference to the observed shift shows errors that go with the property.
+
+    `reference` and `predicted` are two classifications of the galaxies of `values`, shape (n,).
 
     Returns
     -------
     DataFrame
-        ``comparison``, ``n_rest`` and the entries of `adjusted_shift`.
+        ``label``, ``n``, ``purity`` (share of the predicted class that the reference agrees on),
+        ``reference_shift``, ``expected_shift`` (from the confusion matrix), ``observed_shift``
+        and ``excess`` (observed minus expected) with ``excess_low``, ``excess_high`` from a
+        bootstrap over galaxies; ``p``: two-sided, of the excess in bootstrap standard errors. NaN
+        for a class that is empty, or that a resample leaves empty or without any error.
     """
-    rows = []
-    for name, (group, rest) in comparisons.items():
-        inside, outside = (table["arm_class"].isin(classes) for classes in (group, rest))
-        both = table[inside | outside]
-        row = adjusted_shift(
-            both[value].to_numpy(), inside[both.index].to_numpy(), both[covariates].to_numpy()
-        )
-        rows.append({"comparison": name, "n_rest": int(outside.sum())} | row)
-    return pd.DataFrame(rows)
+    j, k = (pd.Categorical(x, categories=CLASSES).codes.astype(int) for x in (reference, predicted))
+    known = (j >= 0) & (k >= 0)
+    values, j, k = values[known], j[known], k[known]
+    reference_shift, expected, observed = _dilution(values, j, k)
+    rng = np.random.default_rng(seed)
+    draws = np.full((n_resamples, len(CLASSES)), np.nan)
+    for draw in draws if len(values) else ():
+        rows = rng.integers(0, len(values), len(values))
+        _, expected_again, observed_again = _dilution(values[rows], j[rows], k[rows])
+        draw[:] = observed_again - expected_again
+    table = pd.DataFrame({"label": CLASSES, "n": np.bincount(k, minlength=len(CLASSES))})
+    agreed = np.bincount(k[j == k], minlength=len(CLASSES))
+    table["purity"] = agreed / table["n"].where(table["n"] > 0)
+    table["reference_shift"], table["expected_shift"] = reference_shift, expected
+    table["observed_shift"], table["excess"] = observed, observed - expected
+    error = draws.std(axis=0, ddof=1)
+    draws[:, ~(error > 1e-9)] = np.nan
+    table["excess_low"], table["excess_high"] = np.percentile(draws, [2.5, 97.5], axis=0)
+    z = table["excess"].abs() / np.where(error > 1e-9, error, np.nan)
+    return table.assign(p=2 * stats.norm.sf(z))
+
+
+def dilution_by_source(
+    data: pd.DataFrame, reference: str, n_resamples: int, seed: int
+) -> pd.DataFrame:
+    """`predicted_dilution` of every source of classes but the `reference`, whose are right.
+
+    `data` has ``galaxy_id``, ``source``, ``merged`` and ``log_mass``. The result has ``source``;
+    classes with fewer than ten galaxies are left out.
+    """
+    right = data[data["source"] == reference].set_index("galaxy_id")["merged"].rename("right")
+    others = data[data["source"] != reference].join(right, on="galaxy_id", how="inner")
+    tables = []
+    for source, table in others.groupby("source", sort=False):
+        columns = (table[c].to_numpy() for c in ("log_mass", "right", "merged"))
+        found = predicted_dilution(*columns, n_resamples, seed)
+        tables.append(found[found["n"] > 9].assign(source=source))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _dilution(values: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Reference, expected and observed shift, shape (3, classes)."""
+    n = len(CLASSES)
+    size = np.bincount(j, minlength=n)
+    means = np.bincount(j, weights=values, minlength=n) / np.maximum(size, 1)
+    return np.stack([_shifts(values, j), _shifts(means[j], k), _shifts(values, k)])
+
+
+def _shifts(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Mean of each class minus mean of the rest; NaN for a class that is empty or everything."""
+    size = np.bincount(codes, minlength=len(CLASSES)).astype(float)
+    total = np.bincount(codes, weights=values, minlength=len(CLASSES))
+    rest = len(values) - size
+    compared = np.where((size > 0) & (rest > 0), 1.0, np.nan)
+    mean, mean_of_rest = total / np.maximum(size, 1), (values.sum() - total) / np.maximum(rest, 1)
+    return compared * (mean - mean_of_rest)
