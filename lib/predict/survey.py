@@ -20,11 +20,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from lib.images import ImageError, network_input
+from lib.images import ImageError, Lupton, network_input
 from lib.paths import atomic
 from lib.predict import catalogue, package
 from lib.predict.engine import averaged
-from lib.predict.inputs import PATH, Lupton, read_image, root_of, write_list
+from lib.predict.inputs import PATH, read_image, root_of, write_list
 from lib.predict.package import CARD, VIEWS, Package
 from lib.schema import InputError
 from lib.workflow import receipts

@@ -105,8 +105,8 @@ def read_counts(data_dir: Path) -> pd.DataFrame:
         the tree, whole numbers as float32.
     """
     path = find_file(Path(data_dir), SOLUTIONS, "the competition's table of votes (from Kaggle).")
-    numbers = {name: name for name in ANSWERS}
-    table = read_columns(path, ids={"galaxy_id": "GalaxyID"}, numbers=numbers)
+    products = {name: name for name in ANSWERS}
+    table = read_columns(path, ids={"galaxy_id": "GalaxyID"}, fractions=products)
     table = table.astype({"galaxy_id": "int64"}).set_index("galaxy_id").sort_index()
     return (VOLUNTEERS * table[list(ANSWERS)]).round().astype("float32")
 
