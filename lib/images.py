@@ -87,18 +87,9 @@ class ImageCache:
 
 
 def network_input(images: np.ndarray, colour: str) -> np.ndarray:
-    """Turn cached pixels into what a network is given.
+    """Cached pixels, uint8 (n, height, width, 1 or 3), as a network takes them: float32 [0, 255].
 
-    Parameters
-    ----------
-    images : ndarray, uint8, (n, height, width, 3) or (n, height, width, 1)
-        Cached pixels.
-    colour : {"rgb", "grey"}
-        Grey is the mean of the channels (Sec. 2.2), not the luma of JPEG.
-
-    Returns
-    -------
-    ndarray, float32 [0, 255], (n, height, width, 1 or 3)
+    Grey is the mean of the channels (Sec. 2.2), not the luma of JPEG.
     """
     if colour == "grey" and images.shape[-1] == 3:
         # A sum over the short last axis is an order of magnitude slower than three plane sums.
@@ -349,25 +340,10 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 def random_transforms(
     rows: np.ndarray, n_rows: int, crop: int, augmentation: Augmentation, seed: int, view: int
 ) -> np.ndarray:
-    """Geometry of one augmented view of some galaxies.
+    """Geometry of one augmented view of the galaxies in some rows of a cache, see `transforms`.
 
-    Parameters
-    ----------
-    rows : ndarray of int
-        Rows of the galaxies in the cache.
-    n_rows : int
-        Galaxies in the cache.
-    crop : int
-        Side of the images in pixels.
-    augmentation : Augmentation
-        Ranges of the random numbers.
-    seed, view : int
-        Stream of random numbers, and which view of it; an epoch takes one view.
-
-    Returns
-    -------
-    ndarray, float32, (len(rows), 8)
-        See `transforms`.
+    The random numbers are those of a stream (`seed`) and of a view of it; an epoch takes one view.
+    `n_rows` is the number of galaxies in the cache, `crop` the side of the images in pixels.
     """
     rng = np.random.default_rng([_VIEW, seed, view])
     rotation, height, width = rng.uniform(-1, 1, (3, n_rows))[:, rows]
@@ -396,13 +372,12 @@ def transforms(
     zoom_height, zoom_width : array-like, (n,)
         Part of the image's height and width that fills the frame: below 1 the galaxy grows.
     left_right, up_down : array-like of {0, 1}, (n,)
-        Mirrors.
 
     Returns
     -------
     ndarray, float32, (n, 8)
-        For each pixel (x, y) of the result the place (a0 x + a1 y + a2, b0 x + b1 y + b2) in the
-        image that it is taken from, as TensorFlow's ImageProjectiveTransform takes it.
+        The place (a0 x + a1 y + a2, b0 x + b1 y + b2) that pixel (x, y) of the result is taken
+        from, as TensorFlow's ImageProjectiveTransform takes it.
     """
     angle, zoom_height, zoom_width, left_right, up_down = np.broadcast_arrays(
         *np.atleast_1d(angle, zoom_height, zoom_width, left_right, up_down)
@@ -419,21 +394,11 @@ def transforms(
 
 
 def warp(images, maps):
-    """Apply affine maps to images with TensorFlow.
+    """Apply maps, float32 (n, 8), of `transforms` to images, float32 (n, crop, crop, channels).
 
     Bilinear, mirrored beyond the edge. One interpolation takes the place of the three that Keras'
     RandomRotation, RandomFlip and RandomZoom layers do one after the other: the same geometry with
     less blur.
-
-    Parameters
-    ----------
-    images : tensor, float32, (n, crop, crop, channels)
-    maps : tensor, float32, (n, 8)
-        From `transforms`.
-
-    Returns
-    -------
-    tensor, float32, (n, crop, crop, channels)
     """
     import tensorflow as tf
 
@@ -449,16 +414,7 @@ def warp(images, maps):
 
 @dataclass(frozen=True)
 class Copies:
-    """Images of a cache, as they are or as augmented copies, as a network takes them.
-
-    Attributes
-    ----------
-    cache : ImageCache
-        Opened with the network's crop and colour.
-    seed : int
-        Of the augmentation.
-    augmentation : Augmentation
-    """
+    """Images of a cache, as they are or as augmented copies, as a network takes them."""
 
     cache: ImageCache
     seed: int
@@ -472,12 +428,7 @@ class Copies:
     def get(self, galaxies, copies: np.ndarray | None = None) -> np.ndarray:
         """Images of some galaxies, float32 [0, 255], (n, crop, crop, channels).
 
-        Parameters
-        ----------
-        galaxies : array-like, (n,)
-            Identifiers.
-        copies : ndarray of int, (n,), optional
-            Which copy of each; the images as they are by default.
+        `copies`, int (n,), says which copy of each; the images as they are by default.
         """
         return self.of_rows(self.cache.rows(galaxies), copies)
 
@@ -524,18 +475,16 @@ def write_cache(
     ----------
     sample : DataFrame
         `galaxy_id` and `image_path`, relative to `data_dir`.
-    data_dir : path
-        The survey's folder.
     folder : path
         Where ``images_<colour>_<crop>.npy`` and ``.parquet`` are written, the index last.
     crop : int
         Side of the stored images in their pixels, those after binning.
+    colour : {"rgb", "grey"}
+        Colour that is stored. Grey is rounded to uint8 here; a grey view of an RGB cache is exact.
     size : int
         Side of the files' images in pixels.
     binning : int
         Pixels of a file, along each side, whose mean is one stored pixel; the paper has 1.
-    colour : {"rgb", "grey"}
-        Colour that is stored. Grey is rounded to uint8 here; a grey view of an RGB cache is exact.
     progress : callable, optional
         Called with the galaxies done and their total.
 
@@ -548,9 +497,8 @@ def write_cache(
     Raises
     ------
     InputError
-        Before any decoding: unknown colour, impossible crop, missing folder, no galaxies, not
-        enough space. Afterwards, if not a single image could be read. An earlier cache stays as it
-        was in each case.
+        Before any decoding: an impossible setting, no folder, galaxies or space. Afterwards, if no
+        image could be read. An earlier cache stays as it was in each case.
     """
     _check_colour(colour)
     check_binning(binning, size)
@@ -607,18 +555,7 @@ def write_cache(
 
 
 def prepare(image: np.ndarray, crop: int, colour: str, binning: int) -> np.ndarray:
-    """What a cache keeps of a whole cut-out.
-
-    Parameters
-    ----------
-    image : ndarray, uint8, (size, size, 3)
-    crop, colour, binning
-        See `write_cache`.
-
-    Returns
-    -------
-    ndarray, uint8, (crop, crop, 3 or 1)
-    """
+    """What a cache keeps, uint8 (crop, crop, 3 or 1), of a cut-out, uint8 (size, size, 3)."""
     image = central_crop(image, crop * binning)
     if binning > 1:
         image = bin_pixels(image, binning)
@@ -635,17 +572,8 @@ def print_progress(done: int, total: int) -> None:
 def open_cache(folder: str | Path, crop: int, colour: str = "rgb") -> ImageCache:
     """Open the crops that the pre-processing step wrote.
 
-    The cache of that crop is used or, as a central view, the smallest larger one; grey is made
-    from RGB by `network_input`.
-
-    Parameters
-    ----------
-    folder : path
-        Folder of the pre-processing step.
-    crop : int
-        Side in pixels.
-    colour : {"rgb", "grey"}
-        Colour that the network is to see.
+    The cache of that crop (side in pixels) is used or, as a central view, the smallest larger one;
+    grey is made from RGB by `network_input`.
 
     Raises
     ------

@@ -261,12 +261,12 @@ def test_formats_agree_and_say_what_columns_mean(predicted, model):
 
 
 def test_a_votable_is_written_of_few_galaxies_only(predicted, monkeypatch):
-    """It has to fit into memory; Parquet and FITS are written shard by shard."""
+    """It has to fit into memory; Parquet is written shard by shard."""
     votable_file = predicted.parent / "catalogue.vot"
-    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 59)
+    monkeypatch.setitem(catalogue.LIMITS, "catalogue.vot", 59)
     survey.gather(predicted)
     assert not votable_file.exists() and len(Table.read(predicted.parent / "catalogue.fits")) == 60
-    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 60)
+    monkeypatch.setitem(catalogue.LIMITS, "catalogue.vot", 60)
     survey.gather(predicted)
     assert len(Table.read(votable_file)) == 60
 

@@ -148,6 +148,6 @@ def _lines(path: Path) -> list[str]:
     """Lines of a text file but comments and empty ones."""
     try:
         lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from None
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
     return [line for line in lines if line and not line.startswith("#")]

@@ -93,16 +93,8 @@ def read_counts(data_dir: Path) -> pd.DataFrame:
     The competition's numbers are shares of all volunteers, debiased; how many there were it does
     not tell.
 
-    Parameters
-    ----------
-    data_dir : Path
-        See `read`.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by `galaxy_id`, in its order; columns ``Class1.1`` to ``Class11.6`` in the order of
-        the tree, whole numbers as float32.
+    Indexed by `galaxy_id`, in its order; columns ``Class1.1`` to ``Class11.6`` in the order of the
+    tree, whole numbers as float32.
     """
     path = find_file(Path(data_dir), SOLUTIONS, "the competition's table of votes (from Kaggle).")
     products = {name: name for name in ANSWERS}

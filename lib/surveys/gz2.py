@@ -143,15 +143,8 @@ DOWNLOADS = "data/README.md lists where to download it"
 def read(data_dir: Path) -> Survey:
     """Read the survey with the votes of Willett et al. (2013).
 
-    Parameters
-    ----------
-    data_dir : Path
-        Folder with ``zoo2MainSpecz`` and ``gz2_filename_mapping.csv``, each perhaps compressed,
-        an image folder (`IMAGE_FOLDERS`) and perhaps ``gz2sample`` and `MASS_FILES`.
-
-    Returns
-    -------
-    Survey
+    The folder has ``zoo2MainSpecz`` and ``gz2_filename_mapping.csv``, each perhaps compressed, an
+    image folder (`IMAGE_FOLDERS`) and perhaps ``gz2sample`` and `MASS_FILES`.
 
     Raises
     ------

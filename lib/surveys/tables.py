@@ -273,25 +273,21 @@ def _layout(path: Path) -> tuple[list[str], int, str]:
     return [name.strip() for name in header], lines, separator
 
 
-def _lines(stream, path: Path):
+def _lines(stream, path: Path) -> list[str]:
     """The first lines of a file as text."""
-    rest = stream.read(2**20)
-    encoding = "utf-8-sig"
+    start = stream.read(2**20)
     try:
-        text = rest.decode(encoding)
+        text = start.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(rest) - 4:  # not only a character cut in two
-            raise not_utf8(path, error) from None
-        text = rest[: error.start].decode(encoding)
-    return iter(text.replace("\r\n", "\n").split("\n"))
+        if error.start < len(start) - 4:  # not only a character cut in two
+            raise not_utf8(path) from None
+        text = start[: error.start].decode("utf-8-sig")
+    return text.replace("\r\n", "\n").split("\n")
 
 
-def not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
+def not_utf8(path: Path) -> InputError:
     """What to say of text in another encoding."""
-    return InputError(
-        f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} at position "
-        f"{error.start}): convert it, e.g. iconv -f latin1 -t utf-8"
-    )
+    return InputError(f"{path} is not UTF-8 text: convert it, e.g. iconv -f latin1 -t utf-8")
 
 
 def _read_text(path: Path, columns: list[str], as_text: list[str]) -> pd.DataFrame:
@@ -315,12 +311,7 @@ def _read_text(path: Path, columns: list[str], as_text: list[str]) -> pd.DataFra
     except pa.ArrowInvalid as error:
         found = re.search(r"CSV column #(\d+): (?:Row #\d+: )?.*?: (.*)", str(error))
         if "invalid UTF8" in str(error):
-            with pa.input_stream(str(path)) as stream:
-                for line in stream.read().splitlines():
-                    try:
-                        line.decode("utf-8")
-                    except UnicodeDecodeError as bad:
-                        raise not_utf8(path, bad) from None
+            raise not_utf8(path) from None
         if not found:
             raise _unreadable(path, error) from error
         raise InputError(
@@ -338,14 +329,8 @@ def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
         table = pa.parquet.read_table(path, columns=columns).replace_schema_metadata()
     except _BROKEN as error:
         raise _unreadable(path, error) from error
-    # Of its own integers with gaps, pandas would make floats.
-    exact = {
-        getattr(pa, f"{'u' * unsigned}int{bits}")(): getattr(
-            pd, f"{'U' * unsigned}Int{bits}Dtype"
-        )()
-        for bits in (8, 16, 32, 64)
-        for unsigned in (0, 1)
-    }
+    # Of integers with gaps pandas would make floats.
+    exact = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
     return table.to_pandas(types_mapper=exact.get)
 
 
