@@ -199,7 +199,7 @@ def decode(
         Height and width that it must have, in pixels; checked before any pixel is decoded, so
         that a huge image costs nothing. By default any.
     used : int, optional
-        Side of the central part that must be finite in a FITS file; all of it by default.
+        Side of the central part that must be finite in a FITS file; half of it by default.
     lupton : Lupton, optional
         Stretch of FITS images.
 
@@ -266,13 +266,15 @@ def _decode_fits(path: Path, size: int | None, used: int | None, lupton: Lupton)
             cube = found.data[planes].astype(np.float32)
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise ImageError(f"cannot be read as FITS: {error}") from None
-    middle = central_crop(np.moveaxis(cube, 0, -1), used or min(shape[1:]) // 2 * 2)
-    if used is None and not np.isfinite(cube).all() or not np.isfinite(middle).all():
+    side = used or min(shape[1:]) // 2
+    top, left = (shape[1] - side) // 2, (shape[2] - side) // 2
+    if not np.isfinite(cube[:, top : top + side, left : left + side]).all():
         raise ImageError("pixels that are not finite")
     g, r, i = np.nan_to_num(cube, nan=0.0, posinf=0.0, neginf=0.0)
     stretch = lupton.stretch or _measured(np.mean([g, r, i], axis=0), lupton.softening)
     # FITS images start at the bottom left, pictures at the top left.
-    rgb = make_lupton_rgb(i, r, g, stretch=stretch, Q=lupton.softening)[::-1]
+    with np.errstate(invalid="ignore"):  # 0 / 0 where there is no light
+        rgb = make_lupton_rgb(i, r, g, stretch=stretch, Q=lupton.softening)[::-1]
     if rgb.max() < _DARK:
         raise ImageError(
             f"almost black, the largest value is {rgb.max()} of 255: stretch = {stretch:g} is not "

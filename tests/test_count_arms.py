@@ -173,6 +173,7 @@ def test_files_give_a_catalogue_and_pictures(tmp_path, capsys):
     (tmp_path / "other").mkdir()
     Image.fromarray(spiral(300, 40, m=3)).convert("RGBA").save("other/a.jpg.png")
     cube = np.moveaxis(spiral(256, 40).astype("f4"), -1, 0)[::-1, ::-1] / 1e4
+    cube[:, :20, :20] = np.nan  # a corner without data
     fits.PrimaryHDU(cube.copy(), fits.Header({"BANDS": "gri"})).writeto("b.fits")
     asked = ["a.jpg", "other/a.jpg.png", "b.fits", "gone.jpg", "--out", "out/catalogue.csv"]
     assert count_arms.main(asked) == 1  # one of them is missing

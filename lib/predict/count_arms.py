@@ -241,6 +241,8 @@ def picture(cutout: Cutout, row: dict[str, object], exported: package.Package):
 def _galaxies(given: argparse.Namespace) -> Iterator[tuple[str, object]]:
     """Name of each galaxy, and its image's path or its position."""
     for what in given.what:
+        if Path(what).is_dir():
+            raise InputError(f"{what} is a folder: give its files ({what}/*), or use make predict")
         named = Path(what).suffix.lower() in (".jpg", ".jpeg", ".png", ".fits", ".fit", ".gz")
         yield what, Path(what) if named or Path(what).exists() else None
     if given.radec:
