@@ -60,7 +60,10 @@ def test_the_shipped_network_is_armnet_as_keras_runs_it(shipped):
     onnx = pytest.importorskip("onnx")
     from lib.counting import beyond
 
-    pixels = np.stack([spiral(72, 25, m) for m in (1, 2, 3, 4)])
+    # Inclined: of a round disc, rounding errors turn the major axis.
+    pixels = np.full((4, 72, 72, 3), 4, np.uint8)
+    for k in range(4):
+        pixels[k, 12:60] = np.asarray(Image.fromarray(spiral(72, 25, k + 1)).resize((72, 48)))
     features, probabilities = OnnxEngine(shipped.folder / package.ONNX).run(pixels.astype("f4"))
     parts = beyond.features(pixels)
     expected = np.concatenate([parts[name] for name in (*beyond.TOWERS, "amplitudes")], axis=1)
@@ -96,7 +99,8 @@ def test_the_card_says_what_it_was_made_of(shipped):
 def test_nearest_by_hand(shipped):
     """Each training galaxy is its own nearest one; the others by all distances."""
     known = shipped.reference
-    features = known.features[:5] * known.scale + known.centre
+    alive = np.isfinite(known.scale)
+    features = known.features[:5] * np.where(alive, known.scale, 0) + known.centre
     found, distance = known.nearest(features, 4)
     assert found[:, 0].tolist() == list(range(5)) and distance[:, 0].max() < 2e-3
     every = np.sqrt(((known.features[:5, None] - known.features[None]) ** 2).mean(axis=-1))
@@ -138,26 +142,35 @@ def test_arms_are_traced_where_they_were_drawn(m, pitch):
     assert along(ridges) > 0.3 and along(ridges + 180 / m) < -0.3
 
 
-BOUNDS = {"turned": (0.03, 0.97), "smaller": (0.06, 0.85), "larger": (0.06, 0.85)}
+BOUNDS = {
+    "turned": (0.01, 0.97),
+    "smaller": (0.04, 0.88),
+    "larger": (0.03, 0.92),
+    "measured": (0.06, 0.75),
+}
 """Mean change of a probability at most, and share of the galaxies with the same class at least."""
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("change", BOUNDS)
 def test_real_galaxies_keep_their_class_when_turned_or_rescaled(change, shipped, challenge_sample):
-    """Of 60 galaxies, by a quarter turn, at half the size, and at 1.6 times the size."""
+    """Of 60 galaxies, by a quarter turn, at half the size, at 1.6 times the size; and against the
+    cut-out by their Petrosian radius, which the images of the competition are."""
     engine = shipped.engine()
     ids = sorted(set(shipped.reference.galaxy_id))[::15][:60]
-    size = {"turned": 424, "smaller": 212, "larger": 680}[change]
+    size = {"smaller": 212, "larger": 680}.get(change, 424)
     before, after = [], []
     for name in ids:
         picture = Image.open(challenge_sample / "images_training_rev1" / f"{name}.jpg")
-        changed = picture.resize((size, size), Image.Resampling.LANCZOS)
-        if change == "turned":
-            changed = picture.rotate(90)
-        for images, rows in ((picture, before), (changed, after)):
-            cutout = count_arms.at_training_scale(np.asarray(images), 72)
-            rows.append(count_arms.count(cutout, shipped, engine))
+        changed = picture.rotate(90) if change == "turned" else picture
+        changed = changed.resize((size, size), Image.Resampling.LANCZOS)
+        first = count_arms.at_training_scale(np.asarray(picture), 72)
+        if change == "measured":
+            pixels = picture.resize((count_arms.WIDTH,) * 2, Image.Resampling.BOX)
+            first = count_arms.Cutout(np.asarray(pixels), 424.0, True)
+        before.append(count_arms.count(first, shipped, engine))
+        second = count_arms.at_training_scale(np.asarray(changed), 72)
+        after.append(count_arms.count(second, shipped, engine))
     before, after = pd.DataFrame(before), pd.DataFrame(after)
     moved = float(np.abs(before[P].to_numpy() - after[P].to_numpy()).mean())
     same = float((before["predicted"] == after["predicted"]).mean())

@@ -532,6 +532,13 @@ def test_unlike_images_are_flagged(run, model, predicted, tmp_path):
     assert not rows["out_of_distribution"][train].any()
 
 
+def test_a_feature_that_is_dead_in_training_has_no_say():
+    training = np.array([[0.0, 1.0], [2.0, 1.0]], np.float32)
+    reference = package._reference(training, training)
+    alive, dead = np.array([[2.0, 1.0], [2.0, 9.0]], np.float32)
+    np.testing.assert_allclose(reference.distance(np.stack([alive, dead])), 0, atol=1e-3)
+
+
 def test_percentile_by_hand():
     reference = package.Reference(
         np.zeros(1), np.ones(1), np.zeros((1, 1)), np.array([1.0, 2.0, 3.0, 4.0])

@@ -194,7 +194,7 @@ def test_missing_columns_are_all_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("value", [1.2, -0.1])
+@pytest.mark.parametrize("value", [1.2, -0.1, np.inf])
 def test_fraction_outside_0_1_is_refused(tmp_path, suffix, value):
     table = tables.willett(LABELS)
     table.loc[3, gz2.FRACTIONS["rho_2"]] = value

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from lib import paths
-from lib.evaluation import apply_temperature, conformal, decide
+from lib.evaluation import apply_temperature, conformal
 from lib.explain import arms
 from lib.explain.localisation import disc_shape, galaxy_mask
 from lib.explain.pixels import sky_level
@@ -146,7 +146,7 @@ def count(cutout: Cutout, exported: package.Package, engine) -> dict[str, object
     nearest, distance = reference.nearest(features, NEIGHBOURS)
     known = [f"{reference.galaxy_id[i]} ({reference.label[i]})" for i in nearest[0]]
     return {
-        "predicted": exported.classes[decide(p, card["decision"])[0]],
+        "predicted": exported.classes[calibrated[0].argmax()],
         "prediction_set": " ".join(np.array(exported.classes)[chosen]),
         **dict(zip(probability_columns(exported.classes), calibrated[0].round(4))),
         "r90_px": round(cutout.r90, 1),

@@ -101,25 +101,9 @@ def root_of(images: str | Path) -> Path:
 
 
 def read_image(path: str | Path, preprocessing: dict, lupton: Lupton) -> np.ndarray:
-    """Read one cut-out and give it the pre-processing of a package.
+    """Read one cut-out and give it the pre-processing of a package's card.
 
-    Parameters
-    ----------
-    path : path
-        See `lib.images.decode`.
-    preprocessing : dict
-        `size`, `crop`, `binning` and `stored_colour`, from the package's card.
-    lupton : Lupton
-        Stretch of FITS images.
-
-    Returns
-    -------
-    ndarray, uint8, (crop, crop, 3 or 1)
-
-    Raises
-    ------
-    ImageError
-        The reason why the file cannot be used.
+    uint8, (crop, crop, 3 or 1); raises ImageError as `lib.images.decode`.
     """
     crop, binning = preprocessing["crop"], preprocessing["binning"]
     image = decode(path, preprocessing["size"], crop * binning, lupton)

@@ -108,15 +108,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Package:
-    """An exported network.
-
-    Attributes
-    ----------
-    folder : Path
-    card : dict
-        What ``card.json`` holds.
-    reference : Reference
-    """
+    """An exported network: its folder, what ``card.json`` holds, and the reference."""
 
     folder: Path
     card: dict
@@ -137,19 +129,9 @@ class Package:
 
 
 def export(run_folder: str | Path, folder: str | Path) -> Package:
-    """Export a training run.
+    """Export a training run (``runs/mock/03_train_b0``); the card is written last.
 
-    Parameters
-    ----------
-    run_folder : path
-        Folder of a training step, e.g. ``runs/mock/03_train_b0``; beside it the pre-processing
-        step of the same run with its receipt.
-    folder : path
-        Where the package is written; the card last.
-
-    Returns
-    -------
-    Package
+    Beside it (or the step's folder that it is in) lies the pre-processing step of the same run.
 
     Raises
     ------
@@ -372,7 +354,8 @@ def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, views: int):
 def _reference(training: np.ndarray, held_out: np.ndarray) -> Reference:
     """Standardise training features, and measure the held-out galaxies by them."""
     centre, scale = training.mean(axis=0), training.std(axis=0)
-    scale = np.maximum(scale, 1e-6 * scale.max())  # a dead feature tells nothing
+    # A feature that is dead in training tells nothing; divided by its spread, it would tell all.
+    scale = np.where(scale > 1e-6 * scale.max(), scale, np.float32(np.inf))
     # Half precision moves no distance by 0.001, and takes half the space.
     standard = ((training - centre) / scale).astype(np.float16).astype(np.float32)
     reference = Reference(centre, scale, standard, np.empty(0, np.float32))

@@ -51,7 +51,7 @@ def position(name: str) -> tuple[float, float]:
                 f"{name!r} is no file, and Sesame does not resolve it ({error}): check the "
                 "spelling and the network, or give --radec"
             ) from error
-        return f"{found.icrs.ra.deg!r} {found.icrs.dec.deg!r}".encode()
+        return f"{found.icrs.ra.deg} {found.icrs.dec.deg}".encode()
 
     ra, dec = map(float, _kept(f"position {name}", ask).split())
     return ra, dec

@@ -46,15 +46,8 @@ def read(data_dir: Path) -> Survey:
     A fraction whose question nobody was asked (0/0) is missing (NaN); such a galaxy fails the cut
     on the answer that leads to the question. Galaxies without an image file stay in the table.
 
-    Parameters
-    ----------
-    data_dir : Path
-        Folder with ``training_solutions_rev1.csv`` and ``images_training_rev1/<GalaxyID>.jpg``.
-
-    Returns
-    -------
-    Survey
-        Without counts, flags, coordinates, redshifts or masses, which the competition withholds.
+    It holds ``training_solutions_rev1.csv`` and ``images_training_rev1/<GalaxyID>.jpg``. Counts,
+    flags, coordinates, redshifts and masses are withheld by the competition.
 
     Raises
     ------

@@ -39,11 +39,6 @@ NUMBERS = {
 def read(data_dir: Path) -> Survey:
     """Read the table; placeholders become NaN and are counted in the notes.
 
-    Parameters
-    ----------
-    data_dir : Path
-        Folder with one of `FILES`.
-
     Returns
     -------
     Survey
