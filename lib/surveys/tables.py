@@ -336,7 +336,9 @@ def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def _first_table(hdus):
     """The first table among the extensions of a FITS file."""
-    tables = [hdu for hdu in hdus if hasattr(hdu, "columns")]
+    from astropy.io import fits
+
+    tables = [hdu for hdu in hdus if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU))]
     if not tables:
         raise ValueError("no extension holds a table")
     return tables[0]
@@ -351,19 +353,22 @@ def _read_fits(path: Path, columns: list[str]) -> pd.DataFrame:
         memmap = not path.name.endswith(".gz")
         with fits.open(path, memmap=memmap, character_as_bytes=True) as hdus:
             hdu = _first_table(hdus)
-            return pd.DataFrame(
-                {name: _native(hdu.data[name], hdu.columns[name]) for name in columns}
-            )
+            # From the header: astropy's columns would keep a copy of every row.
+            card, nulls = hdu.header, {}
+            for k in range(1, card["TFIELDS"] + 1):
+                if f"TNULL{k}" in card:
+                    # In the unit of what is stored, before TZERO.
+                    nulls[card[f"TTYPE{k}"]] = card[f"TNULL{k}"] + int(card.get(f"TZERO{k}", 0))
+            return pd.DataFrame({n: _native(hdu.data[n], nulls.get(n)) for n in columns})
     except _BROKEN as error:
         raise _unreadable(path, error) from error
 
 
-def _native(values: np.ndarray, column) -> np.ndarray | pd.Series:
+def _native(values: np.ndarray, null: int | None) -> np.ndarray | pd.Series:
     """A copy in the machine's byte order: FITS is big-endian, and pandas wants native arrays.
 
     Single precision becomes the shortest decimal that it stands for, as in the CSV file: widened
-    bit by bit, 0.43 would turn into 0.43000000715 and pass a cut at > 0.43. ``TNULL`` is in the
-    unit of what is stored, before ``TSCAL`` and ``TZERO``.
+    bit by bit, 0.43 would turn into 0.43000000715 and pass a cut at > 0.43.
     """
     values = np.asarray(values)
     if values.dtype.kind == "f" and values.dtype.itemsize == 4:
@@ -371,9 +376,8 @@ def _native(values: np.ndarray, column) -> np.ndarray | pd.Series:
     if values.dtype.kind == "S":
         return pd.Series(pa.array(values).cast(pa.string()), dtype="str")
     values = values.astype(values.dtype.newbyteorder("="))
-    if column.null is None or values.dtype.kind not in "iu":
+    if null is None or values.dtype.kind not in "iu":
         return values
-    null = int(column.null) + int(column.bzero or 0)
     return pd.Series(pd.arrays.IntegerArray(values, values == null))
 
 
