@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lib.paths import atomic
 from lib.schema import InputError
@@ -87,18 +87,9 @@ class ImageCache:
 
 
 def network_input(images: np.ndarray, colour: str) -> np.ndarray:
-    """Turn cached pixels into what a network is given.
+    """Cached pixels, uint8 (n, height, width, 1 or 3), as a network takes them: float32 [0, 255].
 
-    Parameters
-    ----------
-    images : ndarray, uint8, (n, height, width, 3) or (n, height, width, 1)
-        Cached pixels.
-    colour : {"rgb", "grey"}
-        Grey is the mean of the channels (Sec. 2.2), not the luma of JPEG.
-
-    Returns
-    -------
-    ndarray, float32 [0, 255], (n, height, width, 1 or 3)
+    Grey is the mean of the channels (Sec. 2.2), not the luma of JPEG.
     """
     if colour == "grey" and images.shape[-1] == 3:
         # A sum over the short last axis is an order of magnitude slower than three plane sums.
@@ -160,16 +151,57 @@ def check_crop(crop: int, size: int) -> None:
         )
 
 
-def decode(path: str | Path, size: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Lupton:
+    """Stretch of FITS images to RGB (Lupton et al. 2004).
+
+    Attributes
+    ----------
+    stretch : float, optional
+        Linear part, in the unit of the pixels. By default it is measured in each image, whatever
+        its unit: the brightest 1 % of its central quarter become as bright as in `LEVEL`.
+    softening : float
+        Lupton's Q.
+    """
+
+    stretch: float | None = None
+    softening: float = 8.0
+
+    def __post_init__(self):
+        if not all(value > 0 for value in (self.stretch, self.softening) if value is not None):
+            raise InputError(f"stretch = {self.stretch}, softening = {self.softening}: above 0")
+
+
+LEVEL = 125
+"""Grey level that 1 % of the pixels of the central quarter exceed, in the median of 1,226 galaxies
+of the Galaxy Challenge."""
+
+FITS = (".fits", ".fit", ".fits.gz", ".fits.fz")
+"""Suffixes of FITS images, in lower case."""
+
+_BANDS = {3: "gri", 4: "griz", 5: "ugriz"}  # of cubes whose header names none
+_LARGEST = 10_000  # pixels along a side
+_DARK = 32  # an image no brighter than this grey level shows nothing
+
+
+def decode(
+    path: str | Path, size: int | None, used: int | None = None, lupton: Lupton | None = None
+) -> np.ndarray:
     """Read one cut-out.
 
     Parameters
     ----------
     path : path
-        JPEG or PNG file.
-    size : int
+        JPEG or PNG file (grey, palette and opaque alpha become RGB), or a FITS file whose first
+        image is a cube of bands, (n, size, size): those that ``BANDS`` or ``BAND0``... name, else
+        gri, griz or ugriz.
+    size : int, optional
         Height and width that it must have, in pixels; checked before any pixel is decoded, so
-        that a huge image costs nothing.
+        that a huge image costs nothing. By default any.
+    used : int, optional
+        Side of the central part that must be finite in a FITS file; half of it by default.
+    lupton : Lupton, optional
+        Stretch of FITS images.
 
     Returns
     -------
@@ -186,21 +218,95 @@ def decode(path: str | Path, size: int) -> np.ndarray:
         raise ImageError("no such file")
     if path.stat().st_size == 0:
         raise ImageError("empty file")
+    if path.name.lower().endswith(FITS):
+        return _decode_fits(path, size, used, lupton or Lupton())
+    # Some libraries set this for the whole process; half an image must not pass as grey.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.size != (size, size):
-                raise ImageError(
-                    f"{image.size[0]} x {image.size[1]} px, expected {size} x {size} px"
-                )
-            if image.mode != "RGB":
-                raise ImageError(f"colour mode {image.mode}, expected 8-bit RGB")
-            return np.asarray(image)
+            _check_size(image.size, size)
+            if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA"):
+                raise ImageError(f"colour mode {image.mode}: save it as 8-bit RGB")
+            if image.has_transparency_data:
+                if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+                    raise ImageError("transparent pixels: save it on a black background")
+                image = image.convert("RGBA")
+            return np.asarray(image.convert("RGB"))
     except Image.UnidentifiedImageError:
         raise ImageError("not a JPEG or PNG image") from None
     except Image.DecompressionBombError:
         raise ImageError(f"far more pixels than the expected {size} x {size} px") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"cannot be decoded: {error}") from None
+
+
+def _check_size(found: tuple[int, int], size: int | None) -> None:
+    """Width and height of an image."""
+    if size and found != (size, size):
+        raise ImageError(f"{found[0]} x {found[1]} px, expected {size} x {size} px")
+    if max(found) > _LARGEST:
+        raise ImageError(f"{found[0]} x {found[1]} px, more than {_LARGEST}: cut out the galaxy")
+
+
+def _decode_fits(path: Path, size: int | None, used: int | None, lupton: Lupton) -> np.ndarray:
+    """RGB, uint8 (size, size, 3), of a cube of bands; its first row is the top of the picture."""
+    from astropy.io import fits
+    from astropy.visualization import make_lupton_rgb
+
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            found = next((hdu for hdu in hdus if hdu.is_image and hdu.shape), None)
+            if found is None:
+                raise ImageError("a FITS file without an image")
+            shape = found.shape
+            if len(shape) != 3 or shape[0] not in _BANDS:
+                raise ImageError(f"FITS image of shape {shape}: bands g, r, i are needed in a cube")
+            _check_size(shape[:0:-1], size)
+            planes = _gri(found.header, shape[0])
+            cube = found.data[planes].astype(np.float32)
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise ImageError(f"cannot be read as FITS: {error}") from None
+    side = used or min(shape[1:]) // 2
+    top, left = (shape[1] - side) // 2, (shape[2] - side) // 2
+    if not np.isfinite(cube[:, top : top + side, left : left + side]).all():
+        raise ImageError("pixels that are not finite")
+    g, r, i = np.nan_to_num(cube, nan=0.0, posinf=0.0, neginf=0.0)
+    stretch = lupton.stretch or _measured(np.mean([g, r, i], axis=0), lupton.softening)
+    # FITS images start at the bottom left, pictures at the top left.
+    with np.errstate(invalid="ignore"):  # 0 / 0 where there is no light
+        rgb = make_lupton_rgb(i, r, g, stretch=stretch, Q=lupton.softening)[::-1]
+    if rgb.max() < _DARK:
+        raise ImageError(
+            f"almost black, the largest value is {rgb.max()} of 255: stretch = {stretch:g} is not "
+            "in the unit of its pixels; leave it out to have it measured"
+        )
+    return rgb
+
+
+def _gri(header, planes: int) -> list[int]:
+    """Which planes of a cube are g, r and i."""
+    named = str(header.get("BANDS", "")) or "".join(
+        str(header.get(f"BAND{k}", "")).strip()[-1:] for k in range(planes)
+    )
+    bands = re.sub("[^a-z]", "", named.lower()) or _BANDS[planes]
+    if len(bands) != planes or not set("gri") <= set(bands):
+        raise ImageError(
+            f"bands {bands} in {planes} planes: networks here have learnt from g, r and i, and "
+            "other bands look different; get those"
+        )
+    return [bands.index(band) for band in "gri"]
+
+
+def _measured(light: np.ndarray, softening: float) -> float:
+    """Stretch that gives an image (height, width) the brightness of `LEVEL`."""
+    height, width = light.shape
+    middle = light[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    bright = float(np.percentile(middle, 99))
+    if bright <= 0:
+        raise ImageError("nothing brighter than zero in its middle")
+    # The inverse of astropy's stretch, whose slope at zero does not depend on Q.
+    slope = 0.1 / np.arcsinh(0.1 * softening)
+    return bright * softening / np.sinh(LEVEL / 255 / slope)
 
 
 @dataclass(frozen=True)
@@ -236,25 +342,10 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 def random_transforms(
     rows: np.ndarray, n_rows: int, crop: int, augmentation: Augmentation, seed: int, view: int
 ) -> np.ndarray:
-    """Geometry of one augmented view of some galaxies.
+    """Geometry of one augmented view of the galaxies in some rows of a cache, see `transforms`.
 
-    Parameters
-    ----------
-    rows : ndarray of int
-        Rows of the galaxies in the cache.
-    n_rows : int
-        Galaxies in the cache.
-    crop : int
-        Side of the images in pixels.
-    augmentation : Augmentation
-        Ranges of the random numbers.
-    seed, view : int
-        Stream of random numbers, and which view of it; an epoch takes one view.
-
-    Returns
-    -------
-    ndarray, float32, (len(rows), 8)
-        See `transforms`.
+    The random numbers are those of a stream (`seed`) and of a view of it; an epoch takes one view.
+    `n_rows` is the number of galaxies in the cache, `crop` the side of the images in pixels.
     """
     rng = np.random.default_rng([_VIEW, seed, view])
     rotation, height, width = rng.uniform(-1, 1, (3, n_rows))[:, rows]
@@ -283,13 +374,12 @@ def transforms(
     zoom_height, zoom_width : array-like, (n,)
         Part of the image's height and width that fills the frame: below 1 the galaxy grows.
     left_right, up_down : array-like of {0, 1}, (n,)
-        Mirrors.
 
     Returns
     -------
     ndarray, float32, (n, 8)
-        For each pixel (x, y) of the result the place (a0 x + a1 y + a2, b0 x + b1 y + b2) in the
-        image that it is taken from, as TensorFlow's ImageProjectiveTransform takes it.
+        The place (a0 x + a1 y + a2, b0 x + b1 y + b2) that pixel (x, y) of the result is taken
+        from, as TensorFlow's ImageProjectiveTransform takes it.
     """
     angle, zoom_height, zoom_width, left_right, up_down = np.broadcast_arrays(
         *np.atleast_1d(angle, zoom_height, zoom_width, left_right, up_down)
@@ -306,21 +396,11 @@ def transforms(
 
 
 def warp(images, maps):
-    """Apply affine maps to images with TensorFlow.
+    """Apply maps, float32 (n, 8), of `transforms` to images, float32 (n, crop, crop, channels).
 
     Bilinear, mirrored beyond the edge. One interpolation takes the place of the three that Keras'
     RandomRotation, RandomFlip and RandomZoom layers do one after the other: the same geometry with
     less blur.
-
-    Parameters
-    ----------
-    images : tensor, float32, (n, crop, crop, channels)
-    maps : tensor, float32, (n, 8)
-        From `transforms`.
-
-    Returns
-    -------
-    tensor, float32, (n, crop, crop, channels)
     """
     import tensorflow as tf
 
@@ -336,16 +416,7 @@ def warp(images, maps):
 
 @dataclass(frozen=True)
 class Copies:
-    """Images of a cache, as they are or as augmented copies, as a network takes them.
-
-    Attributes
-    ----------
-    cache : ImageCache
-        Opened with the network's crop and colour.
-    seed : int
-        Of the augmentation.
-    augmentation : Augmentation
-    """
+    """Images of a cache, as they are or as augmented copies, as a network takes them."""
 
     cache: ImageCache
     seed: int
@@ -359,12 +430,7 @@ class Copies:
     def get(self, galaxies, copies: np.ndarray | None = None) -> np.ndarray:
         """Images of some galaxies, float32 [0, 255], (n, crop, crop, channels).
 
-        Parameters
-        ----------
-        galaxies : array-like, (n,)
-            Identifiers.
-        copies : ndarray of int, (n,), optional
-            Which copy of each; the images as they are by default.
+        `copies`, int (n,), says which copy of each; the images as they are by default.
         """
         return self.of_rows(self.cache.rows(galaxies), copies)
 
@@ -411,18 +477,16 @@ def write_cache(
     ----------
     sample : DataFrame
         `galaxy_id` and `image_path`, relative to `data_dir`.
-    data_dir : path
-        The survey's folder.
     folder : path
         Where ``images_<colour>_<crop>.npy`` and ``.parquet`` are written, the index last.
     crop : int
         Side of the stored images in their pixels, those after binning.
+    colour : {"rgb", "grey"}
+        Colour that is stored. Grey is rounded to uint8 here; a grey view of an RGB cache is exact.
     size : int
         Side of the files' images in pixels.
     binning : int
         Pixels of a file, along each side, whose mean is one stored pixel; the paper has 1.
-    colour : {"rgb", "grey"}
-        Colour that is stored. Grey is rounded to uint8 here; a grey view of an RGB cache is exact.
     progress : callable, optional
         Called with the galaxies done and their total.
 
@@ -435,9 +499,8 @@ def write_cache(
     Raises
     ------
     InputError
-        Before any decoding: unknown colour, impossible crop, missing folder, no galaxies, not
-        enough space. Afterwards, if not a single image could be read. An earlier cache stays as it
-        was in each case.
+        Before any decoding: an impossible setting, no folder, galaxies or space. Afterwards, if no
+        image could be read. An earlier cache stays as it was in each case.
     """
     _check_colour(colour)
     check_binning(binning, size)
@@ -494,18 +557,7 @@ def write_cache(
 
 
 def prepare(image: np.ndarray, crop: int, colour: str, binning: int) -> np.ndarray:
-    """What a cache keeps of a whole cut-out.
-
-    Parameters
-    ----------
-    image : ndarray, uint8, (size, size, 3)
-    crop, colour, binning
-        See `write_cache`.
-
-    Returns
-    -------
-    ndarray, uint8, (crop, crop, 3 or 1)
-    """
+    """What a cache keeps, uint8 (crop, crop, 3 or 1), of a cut-out, uint8 (size, size, 3)."""
     image = central_crop(image, crop * binning)
     if binning > 1:
         image = bin_pixels(image, binning)
@@ -522,17 +574,8 @@ def print_progress(done: int, total: int) -> None:
 def open_cache(folder: str | Path, crop: int, colour: str = "rgb") -> ImageCache:
     """Open the crops that the pre-processing step wrote.
 
-    The cache of that crop is used or, as a central view, the smallest larger one; grey is made
-    from RGB by `network_input`.
-
-    Parameters
-    ----------
-    folder : path
-        Folder of the pre-processing step.
-    crop : int
-        Side in pixels.
-    colour : {"rgb", "grey"}
-        Colour that the network is to see.
+    The cache of that crop (side in pixels) is used or, as a central view, the smallest larger one;
+    grey is made from RGB by `network_input`.
 
     Raises
     ------

@@ -81,7 +81,8 @@ def votes_contract() -> pandera.DataFrameSchema:
         {
             "galaxy_id": column(unique=True, nullable=False),
             "dr7objid": column("Int64", **known),
-            "specobjid": column("Int64", **known),
+            # UInt64 where a plate of 8192 or more takes the last bit.
+            "specobjid": column(checks=pandera.Check(pd.api.types.is_integer_dtype), **known),
             "ra": column(float, pandera.Check.in_range(0, 360), **known),
             "dec": column(float, pandera.Check.in_range(-90, 90), **known),
             "redshift": column(float, **known),

@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 10  Predict a survey
 #
-# **Question.** What does the trained network say of galaxies that nobody has labelled, how sure is
-# it, and which of them are unlike anything it was trained on?
+# **Question.** Which arm numbers does the trained network predict for galaxies without labels, how
+# certain are they, and which images are unlike the training images?
 #
 # **Goes beyond** the paper, which classifies the galaxies of its own sample only.
 #
@@ -30,7 +30,8 @@
 # - `catalogue.parquet`, `.fits`, `.vot`: one row per cut-out (no `.vot` of very many)
 # - figures
 #
-# The same on any number of images, in parallel and on clusters, is `make predict`.
+# The same on any number of images, in parallel and on clusters, is `make predict`; for a few
+# galaxies, by file, name or position, it is the command `count-arms`.
 #
 # Terms of the field are explained in the [glossary](../docs/glossary.md).
 
@@ -40,29 +41,29 @@
 # %% [markdown]
 # ## 1 Set-up
 #
-# ### 1.1 Import packages
+# ### 1.1 Packages
 #
 # Import the project's library; `lib.predict` exports the network and applies it.
 
 # %%
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 from lib import paths
-from lib.figures import predict as figures
 from lib.figures import style
-from lib.images import central_crop, decode
+from lib.images import FITS, central_crop, decode
 from lib.networks import weights
 from lib.predict import package, survey
-from lib.schema import InputError
+from lib.schema import InputError, probability_columns
 
 style.use()
 
 # %% [markdown]
-# ### 1.2 Define parameters
+# ### 1.2 Parameters
 #
 # Change these to take another network or other images. The defaults are those of the embedded,
 # simulated survey.
@@ -88,7 +89,7 @@ shard_size = 200
 seed = 42
 
 # %% [markdown]
-# ### 1.3 Check the parameters
+# ### 1.3 Check of the parameters
 #
 # Stop here, before any work, if a value is not possible.
 
@@ -101,18 +102,19 @@ run_folder = paths.step_folder(run_dir, model)
 # %% [markdown]
 # ## 2 The network
 #
-# ### 2.1 Export it
+# ### 2.1 Export
 #
-# Write the network as ONNX beside its `.keras`, calibrate it and keep the features of its training
-# galaxies. The export is refused if both networks do not agree on the validation galaxies.
+# Write the network as ONNX beside its `.keras`, and keep the features of its training galaxies. The
+# export stops if the two networks differ by more than $10^{-4}$ on the validation galaxies. These
+# also calibrate the probabilities with a temperature $T$, $q_m \propto p_m^{1/T}$ (Guo et al. 2017).
 
 # %%
 exported = package.export(run_folder, out / survey.MODEL)
 
 # %% [markdown]
-# ### 2.2 Read its card
+# ### 2.2 Model card
 #
-# Show the model card, which travels with the network.
+# Show the card that is kept beside the network.
 
 # %%
 display(Markdown(package.describe(exported.card).replace("\n# ", "\n#### ").lstrip("# ")))
@@ -120,7 +122,7 @@ display(Markdown(package.describe(exported.card).replace("\n# ", "\n#### ").lstr
 # %% [markdown]
 # ## 3 The images
 #
-# ### 3.1 List them
+# ### 3.1 List of images
 #
 # Unless a list is given, take galaxies that the selection left out: most of them are no face-on
 # spirals, or spirals that volunteers did not agree on.
@@ -137,7 +139,7 @@ if images is None:
     drawn.to_parquet(listed, index=False)
 
 # %% [markdown]
-# ### 3.2 Plan the shards
+# ### 3.2 Plan of the shards
 #
 # Copy the list into one file whose parts are the shards. A shard needs nothing but this plan and
 # the network, so that shards can run side by side or on other machines.
@@ -148,10 +150,10 @@ planned = survey.read_plan(plan)
 print(f"{planned['galaxies']:,} images in {planned['shards']} shards")
 
 # %% [markdown]
-# ### 3.3 Know which of them were learnt from
+# ### 3.3 Overlap with the training of the initial weights
 #
-# Count those whose votes the weights at the start have learnt from, where these are listed: what the
-# network says of them is no test of it.
+# Where the initial weights were trained on votes, count the galaxies of this list that were among
+# them: their predictions are no test of the network.
 
 # %%
 start_weights = exported.card["initial_weights"]["source"]
@@ -170,7 +172,7 @@ if start_weights == "votes":
 # %% [markdown]
 # ## 4 The catalogue
 #
-# ### 4.1 Predict
+# ### 4.1 Prediction
 #
 # Read, crop and bin each image as for the training, run the network, calibrate, and write the
 # catalogue. An image that cannot be read costs its own row only.
@@ -182,97 +184,117 @@ rate = planned["galaxies"] / (time.perf_counter() - start)
 rows = pd.read_parquet(path)
 
 # %% [markdown]
-# ### 4.2 Look at it
+# ### 4.2 The most certain rows
 #
-# Show the galaxies that the network is most sure of.
+# Show the galaxies whose probabilities have the smallest entropy, $H = -\sum_m q_m \log_2 q_m$.
 
 # %%
 shown = rows.drop(columns=["image_path", "reason"]).sort_values(["entropy", "galaxy_id"])
 display(shown.head(8).round(3))
 
 # %% [markdown]
-# ### 4.3 List what could not be read
+# ### 4.3 Images that could not be read
 #
-# Count the reasons.
+# Count the reasons; they are in the column `reason` of the catalogue.
 
 # %%
 counts = survey.summary(path)
-display(pd.Series(counts["reasons"], name="images", dtype=int).to_frame())
+unread = pd.Series(counts["reasons"], name="images", dtype=int).to_frame()
+display(unread if len(unread) else Markdown("All images could be read."))
 
 # %% [markdown]
-# ## 5 What came out
+# ## 5 Results
 #
-# ### 5.1 Count the classes
+# ### 5.1 Classes and their certainty
 #
-# Compare how often each class is predicted with the mean of its probability. The second is the
-# better estimate of how frequent a class is; where the two differ, the network is unsure.
+# Compare how often each class is predicted with the mean of its probability, which estimates how
+# frequent the class is. The entropy has its maximum, $\log_2$ of the number of classes, where all
+# are equally probable.
 
 # %%
-read = rows[rows["reason"] == ""]
+read, classes = rows[rows["reason"] == ""], exported.classes
+share = read["predicted"].value_counts(normalize=True).reindex(classes, fill_value=0)
+mean = read[probability_columns(classes)].mean()
+figure, (left, right) = plt.subplots(1, 2, figsize=(style.WIDTH, 2.6), layout="constrained")
+left.bar(classes, share, color=[style.ARM_COLOURS[c] for c in classes], label="predicted class")
+left.plot(classes, mean, "kD", markersize=5, label="mean probability")
+left.set(xlabel="arm class m", ylabel="share of the galaxies")
+right.hist(read["entropy"], bins=np.linspace(0, np.log2(len(classes)), 31), color="#0072B2")
+right.axvline(np.log2(len(classes)), color="black", linestyle=":", label="all classes alike")
+right.set(xlabel="entropy of the probabilities [bit]", ylabel="number of galaxies")
+for axis in (left, right):
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
 style.show(
-    figures.classes(read, exported.classes),
+    figure,
     out / "classes.png",
-    f"Left: share of each class among {len(read):,} galaxies, by predicted class (bars) and by mean "
-    "probability (diamonds); where the two differ, the network is unsure of that class. Right: "
-    "further left is surer; at the dotted line it cannot tell the classes apart at all.",
+    f"Left: share of each class among {len(read):,} galaxies. Right: smaller entropy is more certain.",
 )
 
 # %% [markdown]
-# ### 5.2 Measure how unusual the galaxies are
+# ### 5.2 Distance from the training galaxies
 #
-# Compare the distance to the nearest training galaxy with that of galaxies of the training survey
-# which the network was not trained on. Beyond the dashed line a galaxy is flagged.
+# The distance of a galaxy from the nearest training galaxy, of $k$ standardised features $x_i$, is
+# $d = \min_j \sqrt{\sum_i (x_i - x_{ij})^2 / k}$. A galaxy is flagged beyond the 99th percentile of
+# validation galaxies, which the network was not trained on.
 
 # %%
-distance_limit = exported.card["out_of_distribution"]["flag_distance"]
+held_out, distances = exported.reference.distances, read["training_distance"].to_numpy()
+flag_limit = exported.card["out_of_distribution"]["flag_distance"]
+both = np.concatenate([held_out, distances])
+bins = np.linspace(both.min(), np.percentile(both, 99.5), 41)
+figure, axis = plt.subplots(figsize=(style.WIDTH, 2.6), layout="constrained")
+for values, name in ((held_out, "validation galaxies"), (distances, "this list")):
+    share = np.full(len(values), 1 / len(values))
+    axis.hist(values.clip(max=bins[-1]), bins, weights=share, histtype="step", lw=1.8, label=name)
+axis.axvline(flag_limit, color="black", linestyle="--", label="flagged beyond")
+axis.set(xlabel="distance from the nearest training galaxy", ylabel="share of the galaxies")
+axis.legend()
 style.show(
-    figures.distances(
-        exported.reference.distances, read["training_distance"].to_numpy(), distance_limit
-    ),
+    figure,
     out / "distances.png",
-    f"Distance to the nearest of {len(exported.reference.features)} training galaxies. The further "
-    "the galaxies of this survey lie to the right of those held out, the less they resemble what the "
-    f"network has learnt from; {counts['flagged']} of {len(read)} lie beyond the dashed line and are "
-    "flagged.",
+    f"{counts['flagged']} of {len(read)} galaxies are flagged; the last bin holds all beyond it.",
 )
 
 # %% [markdown]
-# ### 5.3 Look at the extremes
+# ### 5.3 The extremes
 #
-# Show the most certain, the most uncertain, and the farthest galaxies.
+# Choose the most certain, the least certain and the farthest galaxies among JPEG and PNG images.
 
 # %%
-side = exported.card["preprocessing"]["crop"] * exported.card["preprocessing"]["binning"]
-size = exported.card["preprocessing"]["size"]
+pixels = exported.card["preprocessing"]
+side, size = pixels["crop"] * pixels["binning"], pixels["size"]
+drawn = read[~read["image_path"].str.lower().str.endswith(FITS)]
 groups = {
-    "most certain": read.nsmallest(6, "entropy"),
-    "least certain": read.nlargest(6, "entropy"),
-    "farthest": read.nlargest(6, "training_distance"),
+    "most certain": drawn.nsmallest(6, "entropy"),
+    "least certain": drawn.nlargest(6, "entropy"),
+    "farthest": drawn.nlargest(6, "training_distance"),
 }
 
 # %% [markdown]
-# Draw what the network sees of them, before binning, where the cut-outs are JPEG or PNG.
+# Draw what the network sees of them, before binning.
 
 # %%
-pictures = {
-    name: ([central_crop(decode(root / p, size), side) for p in part["image_path"]], part)
-    for name, part in groups.items()
-    if not part["image_path"].str.contains(r"\.fits?$", case=False).any()
-}
-if pictures:
+if len(drawn):
+    figure, axes = plt.subplots(3, 6, figsize=(style.WIDTH, 4.2), layout="constrained")
+    for line, (name, part) in zip(axes, groups.items()):
+        line[0].set_ylabel(name)
+        for axis, row in zip(line, part.itertuples()):
+            axis.imshow(central_crop(decode(root / row.image_path, size), side))
+            title = f"m = {row.predicted}, {row.entropy:.1f} bit\nd = {row.training_distance:.2f}"
+            axis.set_title(title, fontsize=7)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
     style.show(
-        figures.examples(pictures),
+        figure,
         out / "extremes.png",
-        "Cut-outs with the predicted class, the entropy and the distance d to the nearest training "
-        "galaxy. See whether arms can be counted where the network is certain, what hides them where "
-        "it is not, and whether the farthest are spirals at all.",
+        f"Central {side} x {side} px, with the predicted class, the entropy and the distance d.",
     )
 
 # %% [markdown]
-# ### 5.4 Compare with the truth, where it is known
+# ### 5.4 Comparison with the truth of the simulation
 #
-# For the simulated survey, count per kind of galaxy how many are flagged, and how often the
-# predicted class of a true spiral is right.
+# For the simulated survey, give per kind of galaxy the share that is flagged, and for true spirals
+# the share whose class is right.
 
 # %%
 truth_path = root / "truth.parquet"
@@ -289,20 +311,31 @@ if truth_path.is_file() and images is None:
     display(table.sort_index().astype(float).round(3))
 
 # %% [markdown]
-# ## 6 What was found
+# ## 6 Conclusions
 #
-# Sum up this run.
+# The numbers of this run.
 
 # %%
 share = counts["flagged"] / max(1, counts["predicted"])
 expected = (100 - package.FLAG_PERCENTILE) / 100
 display(
     Markdown(
-        f"{counts['predicted']:,} of {counts['galaxies']:,} images were predicted at {rate:,.0f} "
-        f"images per second, {views} view(s) each. The most frequent class is "
-        f"{read['predicted'].mode()[0]}; the median entropy is {read['entropy'].median():.2f} of at "
-        f"most {np.log2(len(exported.classes)):.2f} bit. {share:.1%} are unlike the training images, "
-        f"where {expected:.0%} of galaxies of the training survey would be flagged. The paper "
-        "applies its networks to its own sample only, so that there is no number to compare with."
+        f"- The most frequent predicted class of {counts['predicted']:,} galaxies is "
+        f"m = {read['predicted'].mode()[0]}; the median entropy is {read['entropy'].median():.2f} "
+        f"of at most {np.log2(len(classes)):.2f} bit.\n"
+        f"- {share:.1%} are unlike the training images; of galaxies drawn as the training sample "
+        f"it would be {expected:.0%}.\n"
+        f"- {counts['galaxies'] - counts['predicted']:,} images could not be read.\n"
+        f"- {rate:,.0f} images per second, {views} orientation(s) each.\n"
+        "- The paper applies its networks to its own sample only: there is no number to compare."
     )
 )
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Set `views = 1` and run from 3.2 on: by how much does the median entropy change?
+# 2. Set `images` and `data_dir` to a folder of JPEG images of your own, as large as those of the
+#    survey, and run from 3.1 on: which are flagged?
+# 3. Replace `0.5` in `read[read["p_2"] > 0.5]` by other limits, in a new cell: what share of these
+#    galaxies is predicted as m = 2?

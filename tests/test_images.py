@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lib import images
 from lib.schema import InputError
@@ -79,6 +79,26 @@ def test_decode_says_why_a_file_is_refused(tmp_path, kind):
     make_bad(tmp_path / "image", kind)
     with pytest.raises(images.ImageError, match=BAD[kind]):
         images.decode(tmp_path / "image", SIZE)
+
+
+def test_png_of_other_modes_shows_the_same(tmp_path):
+    """Grey, palette and opaque alpha are what RGB says too; what is transparent is not."""
+    rgb = np.repeat(np.repeat(np.arange(48, dtype=np.uint8)[:, None, None], 48, 1), 3, 2)
+    picture = Image.fromarray(rgb)
+    for mode in ("L", "LA", "P", "RGBA"):
+        picture.convert(mode, palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(images.decode(tmp_path / "a.png", SIZE), rgb)
+    picture.putalpha(200)
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(images.ImageError, match="transparent"):
+        images.decode(tmp_path / "a.png", SIZE)
+
+
+def test_half_an_image_is_refused_whatever_other_libraries_allow(tmp_path, monkeypatch):
+    make_bad(tmp_path / "half.jpg", "truncated")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(images.ImageError, match="truncated"):
+        images.decode(tmp_path / "half.jpg", SIZE)
 
 
 def test_cache_holds_the_central_pixels_in_catalogue_order(survey, tmp_path):

@@ -10,6 +10,7 @@ import exported as made
 import keras
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import scipy.special
 import scipy.stats
@@ -191,7 +192,7 @@ def test_images_are_prepared_as_for_the_training(run, model):
     cache = images.open_cache(run[1] / "02_preprocessing", made.CROP, "grey")
     pixels = model.card["preprocessing"]
     for i in (0, 1):  # a JPEG and a PNG
-        found = inputs.read_image(run[1] / run[0]["image_path"][i], pixels, inputs.Lupton())
+        found = inputs.read_image(run[1] / run[0]["image_path"][i], pixels, images.Lupton())
         np.testing.assert_array_equal(found, cache.arrays[i])
 
 
@@ -268,12 +269,12 @@ def test_formats_agree_and_say_what_columns_mean(predicted, model):
 
 
 def test_a_votable_is_written_of_few_galaxies_only(predicted, monkeypatch):
-    """It has to fit into memory; Parquet and FITS are written shard by shard."""
+    """It has to fit into memory; Parquet is written shard by shard."""
     votable_file = predicted.parent / "catalogue.vot"
-    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 59)
+    monkeypatch.setitem(catalogue.LIMITS, "catalogue.vot", 59)
     survey.gather(predicted)
     assert not votable_file.exists() and len(Table.read(predicted.parent / "catalogue.fits")) == 60
-    monkeypatch.setattr(catalogue, "VOTABLE_ROWS", 60)
+    monkeypatch.setitem(catalogue.LIMITS, "catalogue.vot", 60)
     survey.gather(predicted)
     assert len(Table.read(votable_file)) == 60
 
@@ -288,9 +289,9 @@ def test_a_bad_image_costs_one_row(run, model, predicted, tmp_path):
     whole = (run[1] / good[0]).read_bytes()
     (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
     picture.resize((50, 50)).save(folder / "small.png")
-    picture.convert("L").save(folder / "grey.png")
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
     (folder / "text.fits").write_text("no picture")
-    bad = ["empty.jpg", "text.png", "half.jpg", "small.png", "grey.png", "text.fits", "gone.jpg"]
+    bad = ["empty.jpg", "text.png", "half.jpg", "small.png", "cmyk.jpg", "text.fits", "gone.jpg"]
     names = [good[0], *(str(folder / name) for name in bad), *good[1:], "<&>.png"]
     (tmp_path / "list.txt").write_text("# a comment\n\n" + "\n".join(names) + "\n")
     plan = survey.plan(model.folder, tmp_path / "list.txt", tmp_path / "out", root=run[1])
@@ -307,7 +308,7 @@ def test_a_bad_image_costs_one_row(run, model, predicted, tmp_path):
     assert reasons["text.png"] == "not a JPEG or PNG image"
     assert "truncated" in reasons["half.jpg"]
     assert reasons["small.png"] == "50 x 50 px, expected 96 x 96 px"
-    assert reasons["grey.png"] == "colour mode L, expected 8-bit RGB"
+    assert reasons["cmyk.jpg"] == "colour mode CMYK: save it as 8-bit RGB"
     assert "cannot be read as FITS" in reasons["text.fits"]
     assert reasons["gone.jpg"] == "no such file"
     assert list(Table.read(tmp_path / "out" / "catalogue.vot")["image_path"]) == names
@@ -337,16 +338,45 @@ def test_lists_of_every_kind_name_the_same_images(run, tmp_path):
     assert in_folder["galaxy_id"].tolist()[:2] == ["000", "001"]
 
 
-def test_a_list_lies_in_row_groups(run, tmp_path, monkeypatch):
-    """A shard reads its own part, and the list is copied part by part."""
-    import pyarrow.parquet
-
-    monkeypatch.setattr(inputs, "_ROWS", 7)
+def test_a_list_lies_in_row_groups(run, tmp_path):
+    """A shard reads its own part."""
     run[0].to_parquet(tmp_path / "a.parquet")
     listed(tmp_path / "a.parquet", tmp_path)
     with pyarrow.parquet.ParquetFile(tmp_path / "list.parquet") as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert sizes == [25, 25, 10]
+
+
+@pytest.mark.parametrize(
+    ("ids", "kept"),
+    [
+        (["007", "0100", "8"], ["007", "0100", "8"]),
+        (["7", "100", "587738410863493299"], [7, 100, 587738410863493299]),
+        (["J0101+12", "5", "6"], ["J0101+12", "5", "6"]),
+        ([str(2**63 + 1), "1", "2"], [str(2**63 + 1), "1", "2"]),
+    ],
+)
+def test_names_stay_as_they_are_written(ids, kept, tmp_path):
+    rows = [f"{name};{k}.jpg" for k, name in enumerate(ids)]
+    (tmp_path / "a.csv").write_text("\n".join(["\ufeffgalaxy_id;image_path", *rows]))
+    assert listed(tmp_path / "a.csv", tmp_path)["galaxy_id"].tolist() == kept
+    Table({"galaxy_id": ids, "image_path": ["a", "b", "c"]}).write(tmp_path / "a.fits")
+    assert listed(tmp_path / "a.fits", tmp_path)["galaxy_id"].tolist() == kept
+
+
+def test_equal_names_in_two_folders_are_told_apart_and_links_end(tmp_path):
+    for name in ("a/1.jpg", "b/1.jpg", "b/2.fit"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "in" / "b" / "up").symlink_to(tmp_path / "in")
+    assert listed(tmp_path / "in", tmp_path)["galaxy_id"].tolist() == [
+        "a/1.jpg", "b/1.jpg", "b/2.fit",
+    ]  # fmt: skip
+
+
+def test_a_text_list_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.txt").write_text("caf\u00e9.jpg\n", encoding="utf-8-sig")
+    assert listed(tmp_path / "a.txt", tmp_path)["image_path"].tolist() == ["caf\u00e9.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -356,13 +386,25 @@ def test_a_list_lies_in_row_groups(run, tmp_path, monkeypatch):
         ("a.csv", "galaxy_id,image_path\n1.5,a.jpg\n", "holds floats"),
         ("a.txt", "\n# nothing\n", "names no cut-out"),
         ("a.doc", "a.jpg\n", "a list of images is a folder or ends in"),
+        (
+            "a.csv",
+            "galaxy_id,image_path\n1,a.jpg\n1,b.jpg\n",
+            "1 galaxies more than once .first: 1",
+        ),
+        ("a.txt", "a.jpg\na.jpg\n", "1 galaxies more than once .first: a.jpg"),
+        ("a.csv", "galaxy_id,image_path\n1,\n2,b.jpg\n", "image_path is empty in row 1"),
+        ("a.csv", "galaxy_id,image_path\n1,a.jpg\n,b.jpg\n", "galaxy_id is empty in row 2"),
+        ("a.txt", "caf\u00e9.jpg\n", "not UTF-8"),
+        ("a.csv", "image_path\ncaf\u00e9.jpg\n", "not UTF-8"),
+        ("a.parquet", "PAR1", "cannot be read"),
+        ("a.fits", "SIMPLE", "cannot be read"),
         ("b/readme", "", "names no cut-out"),
     ],
 )
 def test_lists_that_cannot_be_used(name, content, message, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
+    path.write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=message):
         inputs.write_list(path if path.suffix else path.parent, tmp_path / "list.parquet", 10)
     assert not (tmp_path / "list.parquet").exists()
@@ -376,7 +418,7 @@ def test_a_missing_list_and_impossible_settings(model, tmp_path):
     with pytest.raises(InputError, match="shard_size = 0"):
         survey.plan(model.folder, tmp_path, tmp_path / "out", shard_size=0)
     with pytest.raises(InputError, match="stretch"):
-        inputs.Lupton(stretch=0)
+        images.Lupton(stretch=0)
 
 
 def test_shards_do_not_change_the_result_and_resume(run, model, predicted, tmp_path):
@@ -422,7 +464,7 @@ def test_fits_cubes_go_through_the_lupton_stretch(model, tmp_path):
     fits.PrimaryHDU(cube).writeto(tmp_path / "a.fits")
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(cube)]).writeto(tmp_path / "b.fits")
     settings = {"size": made.SIZE, "crop": made.SIZE, "binning": 1, "stored_colour": "rgb"}
-    lupton = inputs.Lupton(stretch=2.0, softening=6.0)
+    lupton = images.Lupton(stretch=2.0, softening=6.0)
     expected = make_lupton_rgb(cube[2], cube[1], cube[0], stretch=2.0, Q=6.0)
     for name in ("a.fits", "b.fits"):
         found = inputs.read_image(tmp_path / name, settings, lupton)
@@ -431,18 +473,56 @@ def test_fits_cubes_go_through_the_lupton_stretch(model, tmp_path):
     as_png = inputs.read_image(tmp_path / "a.png", model.card["preprocessing"], lupton)
     as_fits = inputs.read_image(tmp_path / "a.fits", model.card["preprocessing"], lupton)
     np.testing.assert_array_equal(as_png, as_fits)
-    cube[0, 4, 4] = np.nan
+    cube[0, 0, 0] = np.nan  # outside the crop it does no harm
+    fits.PrimaryHDU(cube).writeto(tmp_path / "corner.fits")
+    inner = {**settings, "crop": made.SIZE - 8}
+    assert inputs.read_image(tmp_path / "corner.fits", inner, lupton).shape == (88, 88, 3)
+    cube[0, 44, 44] = np.nan
     fits.PrimaryHDU(cube).writeto(tmp_path / "nan.fits")
     fits.PrimaryHDU(cube[0]).writeto(tmp_path / "flat.fits")
     fits.BinTableHDU(Table({"x": [1]})).writeto(tmp_path / "table.fits")
     for name, message in (
         ("nan.fits", "not finite"),
-        ("flat.fits", r"shape \(96, 96\), expected \(3, 96, 96\)"),
+        ("flat.fits", r"shape \(96, 96\): bands g, r, i are needed"),
         ("table.fits", "without an image"),
         ("gone.fits", "no such file"),
     ):
         with pytest.raises(images.ImageError, match=message):
             inputs.read_image(tmp_path / name, settings, lupton)
+
+
+def test_bands_are_found_by_name_and_number(tmp_path):
+    """Whatever their order and company, g, r and i give the same picture."""
+    u, g, r, i, z = np.random.default_rng(6).gamma(2, 2, (5, 40, 40)).astype("f4")
+    expected = make_lupton_rgb(i, r, g, stretch=2.0, Q=8.0)[::-1]
+    cubes = {
+        "none": ([g, r, i], {}),
+        "griz": ([g, r, i, z], {}),
+        "ugriz": ([u, g, r, i, z], {}),
+        "irg": ([i, r, g], {"BANDS": "i,r,g"}),
+        "riz": ([r, g, z, i], {"BAND0": "r", "BAND1": "g", "BAND2": "z", "BAND3": "i"}),
+    }
+    for name, (planes, cards) in cubes.items():
+        path = tmp_path / f"{name}.fits"
+        fits.PrimaryHDU(np.stack(planes), fits.Header(cards)).writeto(path)
+        found = images.decode(path, 40, lupton=images.Lupton(2.0))
+        np.testing.assert_array_equal(found, expected)
+    fits.PrimaryHDU(np.stack([g, r, z]), fits.Header({"BANDS": "grz"})).writeto(tmp_path / "l.fits")
+    with pytest.raises(images.ImageError, match="bands grz in 3 planes.*learnt from g, r and i"):
+        images.decode(tmp_path / "l.fits", 40)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 0.02, 300.0])
+def test_a_fits_image_of_any_unit_is_as_bright_as_the_training(unit, tmp_path):
+    y, x = np.mgrid[-50:50, -50:50]
+    disc = np.exp(-np.hypot(x, y) / 14) + np.random.default_rng(0).normal(0, 0.01, x.shape)
+    fits.PrimaryHDU(unit * np.stack([disc] * 3).astype("f4")).writeto(tmp_path / "a.fits")
+    found = images.decode(tmp_path / "a.fits", 100)
+    level = np.percentile(found[25:75, 25:75].mean(axis=-1), 99)
+    assert abs(level - images.LEVEL) < 4
+    if unit < 1:  # a stack in nanomaggies with the stretch of another unit
+        with pytest.raises(images.ImageError, match="almost black.*stretch = 100"):
+            images.decode(tmp_path / "a.fits", 100, lupton=images.Lupton(100.0))
 
 
 def test_unlike_images_are_flagged(run, model, predicted, tmp_path):
@@ -458,6 +538,13 @@ def test_unlike_images_are_flagged(run, model, predicted, tmp_path):
     train = (run[0]["split"] == "train").to_numpy()
     assert rows["training_distance"][train].max() < 2e-3
     assert not rows["out_of_distribution"][train].any()
+
+
+def test_a_feature_that_is_dead_in_training_has_no_say():
+    training = np.array([[0.0, 1.0], [2.0, 1.0]], np.float32)
+    reference = package._reference(training, training)
+    alive, dead = np.array([[2.0, 1.0], [2.0, 9.0]], np.float32)
+    np.testing.assert_allclose(reference.distance(np.stack([alive, dead])), 0, atol=1e-3)
 
 
 def test_percentile_by_hand():

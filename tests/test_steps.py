@@ -121,6 +121,13 @@ def test_a_wrong_profile_is_refused_by_name(checkout, content, message):
         profiles.load("p")
 
 
+def test_a_number_that_yaml_takes_for_text_is_refused(monkeypatch):
+    monkeypatch.setattr(profiles, "default_parameters", lambda step: {"limit": None})
+    profiles.check_parameters("a", yaml.safe_load("limit: 1.0e-4"))
+    with pytest.raises(InputError, match="limit = '1e-4' is text to YAML 1.1"):
+        profiles.check_parameters("a", yaml.safe_load("limit: 1e-4"))
+
+
 def test_unknown_profile_lists_the_known_ones(checkout):
     with pytest.raises(InputError, match="no profile 'x': choose one of mock"):
         profiles.load("x")

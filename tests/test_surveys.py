@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tables
+from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoobot.shared import schemas
 
 from lib.schema import ARM_CLASSES, CLEAN_COLUMNS, RHO_COLUMNS, InputError, validate_votes
-from lib.surveys import gz2, open_survey
+from lib.surveys import challenge, gz2, open_survey
 from lib.surveys.tables import exact_ids, read_columns
 
 LABELS = list(ARM_CLASSES)
@@ -64,9 +65,9 @@ def test_upper_case_fits_columns_are_found(tmp_path):
 
 
 def test_single_precision_does_not_shift_a_threshold(tmp_path):
-    fits = Table.from_pandas(tables.willett(["2"]))
-    fits[tables.F_FEATURES] = np.array([0.43], dtype="f4")
-    fits.write(tmp_path / "t.fits")
+    table = Table.from_pandas(tables.willett(["2"]))
+    table[tables.F_FEATURES] = np.array([0.43], dtype="f4")
+    table.write(tmp_path / "t.fits")
     assert gz2.read_table(tmp_path / "t.fits")["f_features"][0] == 0.43
 
 
@@ -193,7 +194,7 @@ def test_missing_columns_are_all_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("value", [1.2, -0.1])
+@pytest.mark.parametrize("value", [1.2, -0.1, np.inf])
 def test_fraction_outside_0_1_is_refused(tmp_path, suffix, value):
     table = tables.willett(LABELS)
     table.loc[3, gz2.FRACTIONS["rho_2"]] = value
@@ -282,9 +283,9 @@ def test_float_identifiers_in_fits_are_refused(tmp_path):
 def test_text_identifiers_in_fits_are_read(tmp_path):
     table = tables.willett(["1", "2"])
     path = tmp_path / "t.fits"
-    fits = Table.from_pandas(table)
-    fits["dr7objid"] = [f"{i} " for i in table["dr7objid"]]
-    fits.write(path)
+    padded = Table.from_pandas(table)
+    padded["dr7objid"] = [f"{i} " for i in table["dr7objid"]]
+    padded.write(path)
     assert gz2.read_table(path)["galaxy_id"].tolist() == table["dr7objid"].tolist()
 
 
@@ -315,6 +316,124 @@ def test_large_floats_are_never_identifiers(number):
 def test_what_is_no_identifier_is_named(value, message):
     with pytest.raises(InputError, match=message):
         exact_ids(pd.Series(["1", value], dtype="str"), "id", "t")
+
+
+# ---- tables as they circulate
+
+
+def read_ids(path):
+    return read_columns(path, ids={"id": "objid"}, numbers={"z": "z"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "objid,z\n587722981742084144,0.1\n",
+        "objid;z\n587722981742084144;0.1\n",
+        "objid\tz\r\n587722981742084144\t0.1\r\n",
+        "#Table1\nobjid,z\n587722981742084144,0.1\n",
+        "#objid,z\n587722981742084144,0.1\n",
+        "# of SDSS, by hand\n#objid,z\n587722981742084144,0.1\n",
+        "\ufeffobjid,z\n587722981742084144,0.1\n",
+        '"objid", "z"\n587722981742084144,0.1\n',
+    ],
+)
+def test_text_tables_of_every_kind(content, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content.encode())
+    table = read_ids(tmp_path / "t.csv")
+    assert table["id"].tolist() == [tables.FIRST_ID] and table["z"].tolist() == [0.1]
+
+
+def test_tnull_is_missing(tmp_path):
+    """Of signed columns, and of unsigned ones, which FITS stores less 2^63."""
+    big = np.array([2**63 + 5, 7], "uint64")
+    columns = [
+        fits.Column("objid", "K", null=-99, array=np.array([-99, tables.FIRST_ID])),
+        fits.Column("z", "J", null=-1, array=np.array([3, -1])),
+        fits.Column("spec", "K", bzero=2**63, null=7 - 2**63, array=big),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    table = read_columns(
+        tmp_path / "t.fits", ids={"id": "objid", "spec": "spec"}, numbers={"z": "z"}
+    )
+    assert table["id"].isna().tolist() == [True, False] and table["id"][1] == tables.FIRST_ID
+    assert table["z"][0] == 3 and np.isnan(table["z"][1])
+    assert table["spec"][0] == 2**63 + 5 and table["spec"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "fits", "parquet"])
+def test_identifiers_above_2_63_are_exact(suffix, tmp_path):
+    ids = np.array([2**63 + 1025, 2**64 - 1, 5], "uint64")
+    table = pd.DataFrame({"objid": ids, "z": 0.1})
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        table.to_csv(path, index=False)
+    elif suffix == "parquet":
+        table.set_index("objid").to_parquet(path)  # the index is a column too
+    else:
+        Table.from_pandas(table).write(path)
+    read = read_ids(path)
+    assert read["id"].dtype == "UInt64" and [int(i) for i in read["id"]] == ids.tolist()
+
+
+def test_gaps_in_parquet_cost_no_digits(tmp_path):
+    table = pd.DataFrame({"objid": pd.array([tables.FIRST_ID, None], "Int64"), "z": 0.1})
+    table.to_parquet(tmp_path / "t.parquet")
+    assert read_ids(tmp_path / "t.parquet")["id"][0] == tables.FIRST_ID
+
+
+def test_a_fits_table_may_lie_in_a_later_extension(tmp_path):
+    table = fits.table_to_hdu(Table({"objid": [tables.FIRST_ID], "z": [0.1]}))
+    hdus = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 2))), table])
+    hdus.writeto(tmp_path / "t.fit")
+    assert read_ids(tmp_path / "t.fit")["id"].tolist() == [tables.FIRST_ID]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"objid,z,Z\n1,0.1,0.2\n", "has 2 columns z .z, Z."),
+        ("t.csv", "objid,z\n1,0.1\nä,2\n".encode("latin-1"), "not UTF-8.*iconv -f latin1"),
+        ("t.csv", "objid,z\n1,2\n".encode("utf-16"), "not UTF-8"),
+        ("t.csv", b"", "cannot be read"),
+        ("t.parquet", b"PAR1 and no more", "cannot be read"),
+        ("t.fits", b"SIMPLE  =                    T", "cannot be read"),
+        ("t.csv", b"objid,z\n99999999999999999999,0.1\n", "does not fit in 64 bits"),
+    ],
+)
+def test_tables_that_cannot_be_used_say_why(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_ids(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [np.inf, 1.7, -0.1])
+def test_no_answer_of_the_competition_has_such_votes(value, tmp_path):
+    table = tables.challenge(3).reindex(columns=["GalaxyID", *challenge.ANSWERS], fill_value=0)
+    table["Class7.1"] = [0.0, value, 0.5]  # a question that the classes do not need
+    folder = tables.write_challenge(tmp_path / "c", table)
+    with pytest.raises(InputError, match=r"Class7.1 has 1 values outside .0, 1., .*row 2"):
+        challenge.read_counts(folder)
+
+
+def test_identifiers_that_differ_in_the_firstfield_bit_are_matched_and_reported(tmp_path):
+    folder = tables.write_gz2(tmp_path / "s", tables.willett(["1", "2", "3"]))
+    mapping = pd.read_csv(folder / "gz2_filename_mapping.csv")
+    mapping.loc[1, "objid"] ^= 1 << 28
+    mapping.to_csv(folder / "gz2_filename_mapping.csv", index=False)
+    survey = open_survey("gz2", folder)
+    assert survey.votes["image_path"].tolist() == [f"images/{100 + i}.jpg" for i in range(3)]
+    assert "1 identifiers were matched though their firstfield bit differs" in survey.notes[1]
+    # Two galaxies whose identifiers differ in nothing else stay two.
+    both = pd.Series([5, 5 ^ 1 << 28])
+    assert gz2.as_listed(both, pd.Series([5]))[0].tolist() == both.tolist()
+
+
+def test_spectra_above_2_63_keep_the_contract(tmp_path):
+    table = tables.willett(["1", "2"])
+    table["specobjid"] = np.array([2**63 + 1, 2**63 + 2], "uint64")
+    votes = open_survey("gz2", tables.write_gz2(tmp_path / "s", table)).votes
+    assert [int(i) for i in votes["specobjid"]] == [2**63 + 1, 2**63 + 2]
 
 
 # ---- properties of the reader

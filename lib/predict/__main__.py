@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.images import Lupton
 from lib.paths import project_root
 from lib.predict import package, survey
-from lib.predict.inputs import Lupton
 from lib.schema import InputError
 
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--root", help="folder that relative paths in the list start from")
         added.add_argument("--views", type=int, default=1, help="1, or 8 rotations and mirrors")
         added.add_argument("--shard-size", type=int, default=10_000, help="images per shard")
-        added.add_argument("--stretch", type=float, default=Lupton.stretch, help="of FITS images")
+        added.add_argument("--stretch", type=float, help="of FITS images; measured by default")
         added.add_argument("--softening", type=float, default=Lupton.softening, help="Lupton's Q")
     plan = ("plan", Path)
     command(

@@ -1,12 +1,10 @@
 """The catalogue of a survey: its columns, and Parquet, FITS and VOTable files.
 
-Astropy writes the last two. Parquet and FITS are written shard by shard, so that a catalogue never
-has to fit into memory; a VOTable has to, and is written of `VOTABLE_ROWS` galaxies at most.
+Parquet is written shard by shard; the others, by astropy, of catalogues that fit into memory.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 from astropy.io import fits, votable
 from astropy.table import Column, Table
@@ -31,24 +30,14 @@ from lib.workflow.receipts import sha256
 NAMES = ("catalogue.parquet", "catalogue.fits", "catalogue.vot")
 """Files that a finished prediction leaves, the same rows in each."""
 
-VOTABLE_ROWS = 1_000_000
-"""Galaxies at most of which a VOTable is written: of more, it takes minutes and gigabytes."""
+LIMITS = {"catalogue.fits": 10_000_000, "catalogue.vot": 1_000_000}
+"""Galaxies at most of which a file is written: of more, it takes minutes and gigabytes."""
 
 
 def layout(card: dict, id_dtype: str) -> Table:
-    """Columns of the catalogue of a network: names, types, units, descriptions.
+    """Columns of the catalogue of a network (its card): names, types, units, descriptions.
 
-    Parameters
-    ----------
-    card : dict
-        Of the model: `classes` and `decision`.
-    id_dtype : str
-        Of the identifiers: "i8", or "U1" for text.
-
-    Returns
-    -------
-    Table
-        Without rows; texts may be of any length.
+    Identifiers are of type "i8", or "U1" for text, which may be of any length.
     """
     classes, decided = card["classes"], "arm class with the highest probability"
     if card.get("decision"):
@@ -184,96 +173,71 @@ def facts(package: Package, plan: dict) -> dict[str, tuple[object, str]]:
 def write(
     shards: Callable[[], Iterator[pa.Table]], package: Package, plan: dict, folder: str | Path
 ) -> None:
-    """Write the files of `NAMES`; a VOTable only of `VOTABLE_ROWS` galaxies or fewer.
+    """Write the files of `NAMES`, as far as `LIMITS` allow.
 
-    Parameters
-    ----------
-    shards : callable
-        Gives the shards' tables in order, each time it is called.
-    package : Package
-    plan : dict
-        What ``plan.json`` holds.
-    folder : path
+    `shards` gives the shards' tables in order, each time it is called; `plan` is what ``plan.json``
+    holds.
     """
     folder, notes = Path(folder), facts(package, plan)
     whole_numbers = pa.types.is_integer(next(shards()).schema.field(ID).type)
     columns = layout(package.card, "i8" if whole_numbers else "U1")
     columns.meta = {keyword: value for keyword, (value, _) in notes.items()}
-    widths = _widths(shards(), columns)
-    with atomic(folder / NAMES[0]) as temporary:
-        _write_parquet(shards(), columns, widths, package.card, temporary)
-    with atomic(folder / NAMES[1]) as temporary:
-        _write_fits(shards(), columns, notes, widths, plan["galaxies"], temporary)
-    (folder / NAMES[2]).unlink(missing_ok=True)
-    if plan["galaxies"] <= VOTABLE_ROWS:
-        with atomic(folder / NAMES[2]) as temporary:
-            _write_votable(pa.concat_tables(shards()), columns, notes, temporary)
+    texts = [name for name in columns.colnames if columns[name].dtype.kind == "U"]
+    lengths = [
+        [pc.max(pc.binary_length(part[name])).as_py() for name in texts] for part in shards()
+    ]
+    # By the metadata astropy knows units, descriptions, and the length of texts.
+    metadata = {
+        "table_meta_yaml": "\n".join(get_yaml_from_table(columns)),
+        "model_card": json.dumps(package.card, sort_keys=True),
+        **{f"table::len::{n}": str(max(1, *own)) for n, own in zip(texts, zip(*lengths))},
+    }
+    schema = arrow_schema(columns).with_metadata(metadata)
+    with (
+        atomic(folder / NAMES[0]) as temporary,
+        pa.parquet.ParquetWriter(temporary, schema) as writer,
+    ):
+        for part in shards():
+            writer.write_table(part.replace_schema_metadata(metadata))
+    for (name, limit), encode in zip(LIMITS.items(), (_write_fits, _write_votable)):
+        (folder / name).unlink(missing_ok=True)
+        if plan["galaxies"] <= limit:
+            with atomic(folder / name) as temporary:
+                encode(pa.concat_tables(shards()), columns, notes, temporary)
 
 
-def _ascii(texts: Sequence[str]) -> list[bytes]:
-    """Text as FITS keeps it: ASCII, other characters as escapes."""
-    return [text.encode("ascii", "backslashreplace") for text in texts]
-
-
-def _widths(tables, columns: Table) -> dict[str, int]:
-    """Longest text of each column in bytes, at least 1."""
-    widths = {name: 1 for name in columns.colnames if columns[name].dtype.kind == "U"}
-    for part in tables:
-        for name in widths:
-            widths[name] = max(widths[name], *map(len, _ascii(part[name].to_pylist())))
-    return widths
-
-
-def _rows(part: pa.Table, columns: Table, texts: Callable) -> Table:
-    """Rows as astropy's table; `texts` makes an array of a column's name and its texts."""
+def _filled(rows: pa.Table, columns: Table, texts: Callable) -> Table:
+    """Rows as astropy's table; `texts` makes an array of texts."""
     made = Table()
     for name in columns.colnames:
-        values = part[name].to_numpy()
-        if columns[name].dtype.kind == "U":
-            values = texts(name, values)
+        values = rows[name].to_numpy()
+        values = texts(values) if columns[name].dtype.kind == "U" else values
         unit, description = columns[name].unit, columns[name].description
         made[name] = Column(values, unit=unit, description=description)
     return made
 
 
-def _write_parquet(tables, columns: Table, widths, card: dict, path: Path) -> None:
-    """Parquet; the metadata let astropy know units, descriptions and the length of texts."""
-    metadata = {
-        "table_meta_yaml": "\n".join(get_yaml_from_table(columns)),
-        "model_card": json.dumps(card, sort_keys=True),
-        **{f"table::len::{name}": str(width) for name, width in widths.items()},
-    }
-    with pa.parquet.ParquetWriter(path, arrow_schema(columns).with_metadata(metadata)) as writer:
-        for part in tables:
-            writer.write_table(part.replace_schema_metadata(metadata))
-
-
-def _write_fits(tables, columns: Table, notes, widths, galaxies: int, path: Path) -> None:
-    """One binary table: astropy makes the header, encodes the rows of each shard, appends them."""
-    stream = None
-    for part in tables:
-        rows = _rows(part, columns, lambda name, t: np.array(_ascii(t), f"S{widths[name]}"))
-        buffer = io.BytesIO()
-        fits.table_to_hdu(rows).writeto(buffer)
-        encoded = buffer.getvalue()
-        with fits.open(io.BytesIO(encoded)) as written:
-            header, start = written[1].header.copy(), written.fileinfo(1)["datLoc"]
-        size = header["NAXIS1"] * header["NAXIS2"]
-        if stream is None:
-            header["NAXIS2"], header["EXTNAME"] = galaxies, "SPIRAL_ARMS"
-            for number, name in enumerate(columns.colnames, 1):
-                header[f"TCOMM{number}"] = columns[name].description
-            for keyword, (value, meaning) in notes.items():
-                header[keyword] = value
-                header.add_comment(f"{keyword}: {meaning}")
-            stream = fits.StreamingHDU(path, header)
-        stream.write(np.frombuffer(encoded, np.uint8, size, start))
-    stream.close()
+def _write_fits(rows: pa.Table, columns: Table, notes, path: Path) -> None:
+    """A binary table; FITS keeps ASCII, other characters are escapes."""
+    made = _filled(
+        rows,
+        columns,
+        lambda texts: np.array([t.encode("ascii", "backslashreplace") for t in texts]),
+    )
+    made.meta = {}
+    hdu = fits.table_to_hdu(made)
+    hdu.name = "SPIRAL_ARMS"
+    for number, name in enumerate(columns.colnames, 1):
+        hdu.header[f"TCOMM{number}"] = columns[name].description
+    for keyword, (value, meaning) in notes.items():
+        hdu.header[keyword] = value
+        hdu.header.add_comment(f"{keyword}: {meaning}")
+    hdu.writeto(path)
 
 
 def _write_votable(rows: pa.Table, columns: Table, notes, path: Path) -> None:
     """VOTable; what the catalogue says of its making is in INFO elements."""
-    file = votable.from_table(_rows(rows, columns, lambda name, t: t.astype(str)))
+    file = votable.from_table(_filled(rows, columns, lambda texts: texts.astype(str)))
     for keyword, (value, meaning) in notes.items():
         info = votable.tree.Info(name=keyword, value=str(value))
         info.content = meaning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from pathlib import Path
@@ -49,7 +50,7 @@ class KerasEngine:
 
         from lib import networks
 
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = load_keras(path)
         network = keras.Model(
             model.input, [model.get_layer(networks.FEATURES).output, model.output]
         )
@@ -61,6 +62,16 @@ class KerasEngine:
         """See `OnnxEngine`."""
         features, probabilities = self.forward(pixels)
         return features.numpy(), probabilities.numpy()
+
+
+def load_keras(path: str | Path):
+    """A trained network, with the layers of `lib.networks` that it may have (keras.Model)."""
+    import keras
+
+    # Keras knows a layer when its module has been imported.
+    for module in ("amplitudes", "polar", "polarnet"):
+        importlib.import_module(f"lib.networks.{module}")
+    return keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 def write_onnx(trained: str | Path, path: str | Path) -> None:
@@ -78,7 +89,7 @@ def write_onnx(trained: str | Path, path: str | Path) -> None:
 
     from lib import networks
 
-    model = keras.models.load_model(trained, compile=False, safe_mode=True)
+    model = load_keras(trained)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             # tf2onnx would make inputs of what the layer keeps as TensorFlow's constants.
@@ -94,7 +105,7 @@ def write_onnx(trained: str | Path, path: str | Path) -> None:
 def open_engine(onnx: Path, keras: Path) -> OnnxEngine | KerasEngine:
     """TensorFlow where there is a GPU that this process may use, else ONNX Runtime."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    on_gpu = not hidden and receipts.machine()["gpus"]
+    on_gpu = not hidden and keras.is_file() and receipts.machine()["gpus"]
     return KerasEngine(keras) if on_gpu else OnnxEngine(onnx)
 
 

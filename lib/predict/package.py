@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lib import evaluation
+from lib.evaluation import conformal
 from lib.images import ImageCache, network_input, open_cache
 from lib.paths import atomic
 from lib.predict.engine import KerasEngine, OnnxEngine, averaged, open_engine, write_onnx
@@ -45,6 +46,9 @@ COPIED = (
 RECEIPT = ("step", "git", "library", "packages", "machine", "inputs")
 """What of the training step's receipt says where the network comes from."""
 
+COVERAGE = 0.9
+"""Share of the prediction sets that shall hold the label."""
+
 FLAG_PERCENTILE = 99.0
 """Percentile of the held-out galaxies' distances above which a galaxy is flagged."""
 
@@ -61,27 +65,40 @@ class Reference:
         Standardised features of training galaxies.
     distances : ndarray, float32, (held-out galaxies,)
         Sorted distances of the validation galaxies, which were not trained on.
+    galaxy_id, label : ndarray of str, (galaxies,)
+        Of the training galaxies.
     """
 
     centre: np.ndarray
     scale: np.ndarray
     features: np.ndarray
     distances: np.ndarray
+    galaxy_id: np.ndarray = field(default_factory=lambda: np.empty(0, str))
+    label: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
     @cached_property
     def squares(self) -> np.ndarray:
         """Squared length of each training galaxy's features, float32, (galaxies,)."""
         return (self.features**2).sum(axis=1)
 
-    def distance(self, features: np.ndarray) -> np.ndarray:
-        """Distance to the nearest training galaxy, float32, (n,), of features (n, features).
+    def nearest(self, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest training galaxies, int (n, k), and their distances, float32 (n, k), rising.
 
-        Euclidean, of standardised features, per square root of their number.
+        Euclidean, of standardised features (n, features), per square root of their number.
         """
         points = (features - self.centre) / self.scale
         squares = (points**2).sum(axis=1)[:, None] + self.squares
         squares -= 2 * points @ self.features.T
-        return np.sqrt(np.maximum(squares.min(axis=1), 0) / points.shape[1])
+        found = np.argpartition(squares, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(
+            found, np.take_along_axis(squares, found, axis=1).argsort(axis=1), axis=1
+        )
+        near = np.maximum(np.take_along_axis(squares, found, axis=1), 0)
+        return found, np.sqrt(near / points.shape[1]).astype(np.float32)
+
+    def distance(self, features: np.ndarray) -> np.ndarray:
+        """Distance to the nearest training galaxy, float32, (n,)."""
+        return self.nearest(features, 1)[1][:, 0]
 
     def percentile(self, distance: np.ndarray) -> np.ndarray:
         """Per cent of the held-out galaxies that lie nearer than a distance, float32, (n,)."""
@@ -91,15 +108,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Package:
-    """An exported network.
-
-    Attributes
-    ----------
-    folder : Path
-    card : dict
-        What ``card.json`` holds.
-    reference : Reference
-    """
+    """An exported network: its folder, what ``card.json`` holds, and the reference."""
 
     folder: Path
     card: dict
@@ -120,19 +129,9 @@ class Package:
 
 
 def export(run_folder: str | Path, folder: str | Path) -> Package:
-    """Export a training run.
+    """Export a training run (``runs/mock/03_train_b0``); the card is written last.
 
-    Parameters
-    ----------
-    run_folder : path
-        Folder of a training step, e.g. ``runs/mock/03_train_b0``; beside it the pre-processing
-        step of the same run with its receipt.
-    folder : path
-        Where the package is written; the card last.
-
-    Returns
-    -------
-    Package
+    Beside it (or the step's folder that it is in) lies the pre-processing step of the same run.
 
     Raises
     ------
@@ -170,13 +169,18 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
             f"probabilities of the ONNX network differ by up to {difference:.1e} from those in "
             f"{run_folder / 'predictions.parquet'}; {PARITY:.0e} is allowed"
         )
-    training = run.part("train")["galaxy_id"]
+    training = run.part("train")
     if len(training) > REFERENCES:
         training = training.sample(REFERENCES, random_state=0)
-    learnt, _ = _averaged(engine, cache, training, 1)
-    reference = _reference(learnt, features)
+    learnt, _ = _averaged(engine, cache, training["galaxy_id"], 1)
+    reference = replace(
+        _reference(learnt, features),
+        galaxy_id=training["galaxy_id"].to_numpy().astype("U"),
+        label=training["label"].to_numpy().astype("U"),
+    )
     with atomic(folder / REFERENCE) as temporary:
-        np.savez(temporary, **asdict(reference))
+        stored = asdict(replace(reference, features=reference.features.astype(np.float16)))
+        np.savez_compressed(temporary, **stored)
     temperatures = {
         str(views): evaluation.fit_temperature(probabilities, label)
         for views, probabilities in zip(VIEWS, (single, mean))
@@ -196,6 +200,14 @@ def export(run_folder: str | Path, folder: str | Path) -> Package:
             "nll_after": evaluation.calibration(
                 evaluation.apply_temperature(single, temperatures["1"]), label
             )["nll"],
+        },
+        "conformal": {
+            "coverage": COVERAGE,
+            "galaxies": len(validation),
+            "least": {
+                str(views): _least(evaluation.apply_temperature(p, temperatures[str(views)]), label)
+                for views, p in zip(VIEWS, (single, mean))
+            },
         },
         "out_of_distribution": {
             "distance": "to the nearest training galaxy, Euclidean, of standardised features, "
@@ -240,10 +252,14 @@ def load(folder: str | Path) -> Package:
         )
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     for name, known in card["files"].items():
+        if name == KERAS and not (folder / name).is_file():
+            continue  # needed on a GPU only, and not shipped with the arm counter
         if not (folder / name).is_file() or receipts.sha256(folder / name) != known:
             raise InputError(f"{folder / name} is not the file its card names: export it again")
     with np.load(folder / REFERENCE) as stored:
-        return Package(folder, card, Reference(**stored))
+        reference = Reference(**stored)
+    features = reference.features.astype(np.float32)
+    return Package(folder, card, replace(reference, features=features))
 
 
 def is_training_run(folder: str | Path) -> bool:
@@ -261,40 +277,33 @@ def describe(card: dict) -> str:
     side = pixels["crop"] * pixels["binning"]
     return f"""# {card["role"]}: spiral arm numbers from an image
 
-**What it does.** {card["backbone"]} with a two-layer head gives, for an image of a spiral galaxy,
-the probability of each arm class: {", ".join(card["classes"])} ("?" is "can't tell"). It was made
-for galaxies already known to be spirals and nearly face-on; of any other object it still gives
-probabilities, which mean nothing.
+{card["backbone"]} with a two-layer head gives the probability of each arm class of a nearly face-on
+spiral galaxy: {", ".join(card["classes"])} ("?" is "can't tell"). Of other objects its
+probabilities mean nothing.
 
-**How to apply it.** Take an 8-bit RGB image of {pixels["size"]} x {pixels["size"]} px; keep the
-central {side} x {side} px; average blocks of {pixels["binning"]} x {pixels["binning"]} px and round
-to integers, which leaves {pixels["crop"]} x {pixels["crop"]} px. Colour is "{pixels["colour"]}"
-(grey is the mean of the three channels, not rounded). The array, float32 [0, 255],
-(n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}), is input
-`pixels` of `{ONNX}`, whose outputs are `features` and `probabilities`. Divide the logarithms of
-the probabilities by the temperature ({views}) and take the softmax. {_decision(card)}
-`python -m lib.predict` does all of this.
+**Input** `pixels` of `{ONNX}`: of an RGB image of {pixels["size"]} x {pixels["size"]} px the
+central {side} x {side} px, means of {pixels["binning"]} x {pixels["binning"]} px as integers,
+colour "{pixels["colour"]}" (grey is the mean of the channels, not rounded); float32 [0, 255],
+(n, {pixels["crop"]}, {pixels["crop"]}, {1 if pixels["colour"] == "grey" else 3}).
+**Outputs** `features` and `probabilities`; the logarithms of these are divided by the temperature
+({views}). {_decision(card)}
 
-**Training.** Backbone weights from: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
-Class merge: {card["merge"]}. {card["epochs"]} epoch(s) at most, batches of {card["batch_size"]},
-seed {card["seed"]}. {card["seen"].get("note", "")}
+**Training.** Initial weights: {card["initial_weights"]["source"]}. Galaxies: {galaxies}.
+Class merge: {card["merge"]}. Seed {card["seed"]}. {card["seen"].get("note", "")}
 
-**Scores** on the {card["scores_split"]} galaxies, protocol `{card["protocol"]}`:
-
-| score | value |
+| score on {card["scores_split"]} galaxies, protocol `{card["protocol"]}` | value |
 |---|---|
 {scores}
 
-**Calibration.** Fitted on {calibration["galaxies"]} validation galaxies: negative log-likelihood
-{calibration["nll_before"]:.3f} before, {calibration["nll_after"]:.3f} after, on the same galaxies.
+**Calibration** on {calibration["galaxies"]} validation galaxies: negative log-likelihood
+{calibration["nll_before"]:.3f} before and {calibration["nll_after"]:.3f} after, on the same.
 
-**Out of distribution.** Distance {distance["distance"]}; {distance["training_galaxies"]} training
-galaxies are kept. A galaxy is flagged beyond {distance["flag_distance"]:.3f}, the
-{distance["flag_percentile"]:.0f}th percentile of {distance["held_out_galaxies"]} validation
-galaxies. The flag says that an image is unlike the training images, not that it is wrong.
+**Unlike the training images** is what is farther than {distance["flag_distance"]:.3f} from the
+nearest of {distance["training_galaxies"]} training galaxies (distance
+{distance["distance"]}). So is 1 % of {distance["held_out_galaxies"]} validation galaxies.
 
-**Parity.** Probabilities of `{ONNX}` differ from those of Keras by at most
-{card["onnx"]["largest_difference"]:.1e} on {card["onnx"]["compared_galaxies"]} validation galaxies.
+**Parity.** Probabilities differ from those of Keras by {card["onnx"]["largest_difference"]:.1e} at
+most, on {card["onnx"]["compared_galaxies"]} validation galaxies.
 
 Weights (SHA-256): `{card["weights_sha256"]}`
 """
@@ -323,6 +332,12 @@ def _preprocessing(folder: Path, run_folder: Path, settings: dict) -> dict[str, 
     }
 
 
+def _least(calibrated: np.ndarray, label: np.ndarray) -> float:
+    """Probability that a class in a prediction set must have; 0 of too few galaxies."""
+    enough = len(label) >= 1 / (1 - COVERAGE)
+    return conformal.threshold(calibrated, label, COVERAGE) if enough else 0.0
+
+
 def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, views: int):
     """`averaged` of galaxies of the training survey, a batch per thread at a time."""
     rows = cache.rows(galaxy_ids)
@@ -339,7 +354,9 @@ def _averaged(engine: OnnxEngine, cache: ImageCache, galaxy_ids, views: int):
 def _reference(training: np.ndarray, held_out: np.ndarray) -> Reference:
     """Standardise training features, and measure the held-out galaxies by them."""
     centre, scale = training.mean(axis=0), training.std(axis=0)
-    scale = np.maximum(scale, 1e-6 * scale.max())  # a dead feature tells nothing
-    standard = (training - centre) / scale
+    # A feature that is dead in training tells nothing; divided by its spread, it would tell all.
+    scale = np.where(scale > 1e-6 * scale.max(), scale, np.float32(np.inf))
+    # Half precision moves no distance by 0.001, and takes half the space.
+    standard = ((training - centre) / scale).astype(np.float16).astype(np.float32)
     reference = Reference(centre, scale, standard, np.empty(0, np.float32))
     return replace(reference, distances=np.sort(reference.distance(held_out)))

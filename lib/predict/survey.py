@@ -20,11 +20,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from lib.images import ImageError, network_input
+from lib.images import ImageError, Lupton, network_input
 from lib.paths import atomic
 from lib.predict import catalogue, package
 from lib.predict.engine import averaged
-from lib.predict.inputs import PATH, Lupton, read_image, root_of, write_list
+from lib.predict.inputs import PATH, read_image, root_of, write_list
 from lib.predict.package import CARD, VIEWS, Package
 from lib.schema import InputError
 from lib.workflow import receipts
@@ -114,13 +114,7 @@ def _exported(model: Path, folder: Path) -> Package:
 
 
 def read_plan(path: str | Path) -> dict:
-    """Content of a ``plan.json``.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Content of a ``plan.json``; InputError if there is none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -133,21 +127,9 @@ def shard_path(plan_path: str | Path, number: int) -> Path:
 
 
 def predict_shard(plan_path: str | Path, number: int, threads: int | None = None) -> Path:
-    """Predict the images of one shard.
+    """Predict the images of one shard, counted from 0; its file appears when it is whole.
 
-    Parameters
-    ----------
-    plan_path : path
-        ``plan.json`` of the prediction.
-    number : int
-        Shard, from 0.
-    threads : int, optional
-        Images are read and given to the network by so many threads; one per core by default.
-
-    Returns
-    -------
-    Path
-        File of the shard, which appears when it is whole.
+    Images are read and given to the network by `threads` threads; one per core by default.
 
     Raises
     ------
@@ -218,13 +200,7 @@ def _predict(
 
 
 def gather(plan_path: str | Path) -> Path:
-    """Put the shards together into one catalogue.
-
-    Returns
-    -------
-    Path
-        ``catalogue.parquet``; beside it lie ``catalogue.fits`` and, unless the survey is very long
-        (see `lib.predict.catalogue`), ``catalogue.vot``.
+    """Put the shards together into ``catalogue.parquet`` and what lies beside it.
 
     Raises
     ------

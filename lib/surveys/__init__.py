@@ -44,18 +44,9 @@ READERS: dict[str, Callable[[Path], Survey]] = {
 
 
 def open_survey(name: str, data_dir: str | Path) -> Survey:
-    """Read the votes of a survey and find its images.
+    """Read the votes of a survey (a key of `READERS`) and find its images.
 
-    Parameters
-    ----------
-    name : str
-        A key of `READERS`.
-    data_dir : path
-        Folder of the survey's files; a relative path starts at the project root.
-
-    Returns
-    -------
-    Survey
+    A relative `data_dir` starts at the project root.
 
     Raises
     ------

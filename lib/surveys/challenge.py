@@ -46,15 +46,8 @@ def read(data_dir: Path) -> Survey:
     A fraction whose question nobody was asked (0/0) is missing (NaN); such a galaxy fails the cut
     on the answer that leads to the question. Galaxies without an image file stay in the table.
 
-    Parameters
-    ----------
-    data_dir : Path
-        Folder with ``training_solutions_rev1.csv`` and ``images_training_rev1/<GalaxyID>.jpg``.
-
-    Returns
-    -------
-    Survey
-        Without counts, flags, coordinates, redshifts or masses, which the competition withholds.
+    It holds ``training_solutions_rev1.csv`` and ``images_training_rev1/<GalaxyID>.jpg``. Counts,
+    flags, coordinates, redshifts and masses are withheld by the competition.
 
     Raises
     ------
@@ -93,20 +86,12 @@ def read_counts(data_dir: Path) -> pd.DataFrame:
     The competition's numbers are shares of all volunteers, debiased; how many there were it does
     not tell.
 
-    Parameters
-    ----------
-    data_dir : Path
-        See `read`.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by `galaxy_id`, in its order; columns ``Class1.1`` to ``Class11.6`` in the order of
-        the tree, whole numbers as float32.
+    Indexed by `galaxy_id`, in its order; columns ``Class1.1`` to ``Class11.6`` in the order of the
+    tree, whole numbers as float32.
     """
     path = find_file(Path(data_dir), SOLUTIONS, "the competition's table of votes (from Kaggle).")
-    numbers = {name: name for name in ANSWERS}
-    table = read_columns(path, ids={"galaxy_id": "GalaxyID"}, numbers=numbers)
+    products = {name: name for name in ANSWERS}
+    table = read_columns(path, ids={"galaxy_id": "GalaxyID"}, fractions=products)
     table = table.astype({"galaxy_id": "int64"}).set_index("galaxy_id").sort_index()
     return (VOLUNTEERS * table[list(ANSWERS)]).round().astype("float32")
 

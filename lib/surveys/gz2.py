@@ -18,11 +18,7 @@ from lib.surveys.tables import SUFFIXES, column_names, read_columns
 DECISION_TREE = {
     "t01_smooth_or_features": (
         "Is the galaxy simply smooth and rounded, with no sign of a disc?",
-        {
-            "a01_smooth": "07",
-            "a02_features_or_disk": "02",
-            "a03_star_or_artifact": "end",
-        },
+        {"a01_smooth": "07", "a02_features_or_disk": "02", "a03_star_or_artifact": "end"},
     ),
     "t02_edgeon": (
         "Could this be a disc viewed edge-on?",
@@ -38,12 +34,8 @@ DECISION_TREE = {
     ),
     "t05_bulge_prominence": (
         "How prominent is the central bulge, compared with the rest of the galaxy?",
-        {
-            "a10_no_bulge": "06",
-            "a11_just_noticeable": "06",
-            "a12_obvious": "06",
-            "a13_dominant": "06",
-        },
+        {"a10_no_bulge": "06", "a11_just_noticeable": "06", "a12_obvious": "06",
+         "a13_dominant": "06"},
     ),
     "t06_odd": (
         "Is there anything odd?",
@@ -55,15 +47,8 @@ DECISION_TREE = {
     ),
     "t08_odd_feature": (
         "Is the odd feature a ring, or is the galaxy disturbed or irregular?",
-        {
-            "a19_ring": "end",
-            "a20_lens_or_arc": "end",
-            "a21_disturbed": "end",
-            "a22_irregular": "end",
-            "a23_other": "end",
-            "a24_merger": "end",
-            "a38_dust_lane": "end",
-        },
+        {"a19_ring": "end", "a20_lens_or_arc": "end", "a21_disturbed": "end",
+         "a22_irregular": "end", "a23_other": "end", "a24_merger": "end", "a38_dust_lane": "end"},
     ),
     "t09_bulge_shape": (
         "Does the galaxy have a bulge at its centre? If so, what shape?",
@@ -75,16 +60,10 @@ DECISION_TREE = {
     ),
     "t11_arms_number": (
         "How many spiral arms are there?",
-        {
-            "a31_1": "05",
-            "a32_2": "05",
-            "a33_3": "05",
-            "a34_4": "05",
-            "a36_more_than_4": "05",
-            "a37_cant_tell": "05",
-        },
+        {"a31_1": "05", "a32_2": "05", "a33_3": "05", "a34_4": "05", "a36_more_than_4": "05",
+         "a37_cant_tell": "05"},
     ),
-}
+}  # fmt: skip
 """Table 1 of the paper (Willett et al. 2013, Table 2): task -> question, {answer: next task}.
 
 Task and answer are spelled as in the files, whose columns are ``<task>_<answer>_<measure>``.
@@ -153,6 +132,9 @@ PROPERTIES = {
 IMAGE_FOLDERS = ("images", "images_gz2/images", "images_gz2")
 """Where the archive of the images unpacks to, on Zenodo and on Kaggle."""
 
+FIRST_FIELD = 1 << 28
+"""Bit of an SDSS object identifier, see `as_listed`."""
+
 MASS_FILES = ("galSpecInfo-dr8.fits", "galSpecExtra-dr8.fits")
 
 DOWNLOADS = "data/README.md lists where to download it"
@@ -161,15 +143,8 @@ DOWNLOADS = "data/README.md lists where to download it"
 def read(data_dir: Path) -> Survey:
     """Read the survey with the votes of Willett et al. (2013).
 
-    Parameters
-    ----------
-    data_dir : Path
-        Folder with ``zoo2MainSpecz`` and ``gz2_filename_mapping.csv``, each perhaps compressed,
-        an image folder (`IMAGE_FOLDERS`) and perhaps ``gz2sample`` and `MASS_FILES`.
-
-    Returns
-    -------
-    Survey
+    The folder has ``zoo2MainSpecz`` and ``gz2_filename_mapping.csv``, each perhaps compressed, an
+    image folder (`IMAGE_FOLDERS`) and perhaps ``gz2sample`` and `MASS_FILES`.
 
     Raises
     ------
@@ -210,13 +185,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
     table = read_columns(
         path,
         ids={"dr7objid": id_column, "specobjid": "specobjid"},
-        numbers=FRACTIONS | COUNTS | FLAGS | {"ra": "ra", "dec": "dec"},
+        fractions=FRACTIONS,
+        numbers=COUNTS | FLAGS | {"ra": "ra", "dec": "dec"},
         texts={"subsample": "sample"},
         optional={"specobjid", "ra", "dec", "subsample", *COUNTS, *FLAGS},
     )
     _check_ids(table["dr7objid"], id_column, path)
-    for new in FRACTIONS:
-        _check_range(table, new, FRACTIONS[new], path)
     for new in CLEAN_COLUMNS:
         if new in table:
             table[new] = _booleans(table[new], FLAGS[new], path)
@@ -298,17 +272,6 @@ def _check_ids(ids: pd.Series, column: str, path: Path) -> None:
         )
 
 
-def _check_range(table: pd.DataFrame, new: str, column: str, path: Path) -> None:
-    outside = ~table[new].between(0, 1) & table[new].notna()
-    if outside.any():
-        first = table[outside].iloc[0]
-        raise InputError(
-            f"{path}: column {column} has {outside.sum()} values outside [0, 1], the first "
-            f"{first[new]:g} for galaxy {first['dr7objid']}. A vote fraction cannot be that: "
-            "correct the file or get it again."
-        )
-
-
 def _booleans(flags: pd.Series, column: str, path: Path) -> pd.Series:
     odd = flags[~flags.isin([0, 1]) & flags.notna()]
     if len(odd):
@@ -316,6 +279,26 @@ def _booleans(flags: pd.Series, column: str, path: Path) -> pd.Series:
             f"{path}: column {column} holds {odd.iloc[0]:g}; a flag is 0 or 1. Correct the file."
         )
     return flags.astype("boolean")
+
+
+def as_listed(ids: pd.Series, known: pd.Series) -> tuple[pd.Series, str]:
+    """SDSS DR7 identifiers as another table spells them.
+
+    One object may have identifiers that differ in the bit `FIRST_FIELD`, which says that its field
+    was the first of a segment. An identifier that is known stays; one that is known with the other
+    bit only becomes that, unless both stand in `ids`.
+
+    Returns
+    -------
+    ids : Series, int64
+    note : str
+        How many were changed, to be added to a sentence; empty if none.
+    """
+    ids = ids.astype("int64")
+    other = ids ^ FIRST_FIELD
+    changed = ~ids.isin(known) & other.isin(known) & ~other.isin(ids)
+    note = f"{changed.sum():,} identifiers were matched though their firstfield bit differs"
+    return ids.mask(changed, other), f" ({note})" if changed.any() else ""
 
 
 def _with_images(
@@ -332,6 +315,7 @@ def _with_images(
         texts={"subsample": "sample"},
         optional={"subsample"},
     ).dropna(subset=["galaxy_id", "asset_id"])
+    mapping["galaxy_id"], note = as_listed(mapping["galaxy_id"], votes["galaxy_id"])
     if {"subsample"} <= set(mapping) & set(votes):
         own = mapping["galaxy_id"].map(votes.set_index("galaxy_id")["subsample"])
         mapping = mapping.assign(other=mapping["subsample"] != own).sort_values(
@@ -346,7 +330,7 @@ def _with_images(
     votes["has_image"] = known & file_name.isin(files_in(data_dir / folder))
     return votes, (
         f"{known.sum():,} galaxies have an entry in {mapping_file.name}; the images of "
-        f"{votes['has_image'].sum():,} are in {folder}/."
+        f"{votes['has_image'].sum():,} are in {folder}/{note}."
     )
 
 
@@ -359,11 +343,12 @@ def _with_properties(votes: pd.DataFrame, data_dir: Path) -> tuple[pd.DataFrame,
     properties = read_columns(
         path, ids={"galaxy_id": "OBJID"}, numbers=PROPERTIES, optional=PROPERTIES
     )
-    properties = properties.dropna(subset="galaxy_id").drop_duplicates("galaxy_id")
+    properties = properties.dropna(subset="galaxy_id")
+    properties["galaxy_id"], note = as_listed(properties["galaxy_id"], votes["galaxy_id"])
+    properties = properties.drop_duplicates("galaxy_id")
     values = properties.drop(columns="galaxy_id")
     # SDSS tables write an unknown value as -9999 (or -999).
     properties[values.columns] = values.mask(values <= -999)
-    properties["galaxy_id"] = properties["galaxy_id"].astype("int64")
     votes = votes.merge(properties, on="galaxy_id", how="left", validate="one_to_one")
     known = votes["redshift"].notna().sum() if "redshift" in votes else 0
-    return votes, f"{known:,} galaxies have a redshift in {path.name}."
+    return votes, f"{known:,} galaxies have a redshift in {path.name}{note}."

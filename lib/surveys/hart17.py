@@ -39,11 +39,6 @@ NUMBERS = {
 def read(data_dir: Path) -> Survey:
     """Read the table; placeholders become NaN and are counted in the notes.
 
-    Parameters
-    ----------
-    data_dir : Path
-        Folder with one of `FILES`.
-
     Returns
     -------
     Survey
@@ -58,7 +53,9 @@ def read(data_dir: Path) -> Survey:
         or a galaxy has two clean flags.
     """
     path = find_file(Path(data_dir), FILES, "the spirals of Hart et al. (2017)")
-    votes = read_columns(path, ids={"dr7objid": "dr7objid"}, numbers=NUMBERS | FRACTIONS | FLAGS)
+    votes = read_columns(
+        path, ids={"dr7objid": "dr7objid"}, numbers=NUMBERS | FLAGS, fractions=FRACTIONS
+    )
     if votes["dr7objid"].isna().any() or votes["dr7objid"].duplicated().any():
         raise InputError(f"{path}: column dr7objid must name every galaxy once. Correct the file.")
     notes = [f"{len(votes):,} spirals in {path.name}."]

@@ -30,6 +30,9 @@ from lib.schema import InputError
 DATA = "SPIRAL_ARMS_DATA"
 """Environment variable that tells the Snakefile the folder of a survey's data."""
 
+YAML_TEXT = r"[+-]?\d+(\.\d*)?[eE][+-]?\d+"
+"""Numbers that YAML 1.1 takes for text; where a default is None, no other type is expected."""
+
 
 class _Yaml(yaml.SafeLoader):
     """YAML 1.2's scalars, as they look: `1e-4` is a number; `no`, `0123`, dates are text."""
@@ -189,6 +192,11 @@ def check_parameters(step: str, parameters: dict[str, object]) -> None:
                 f"{step} has no parameter {name!r}; it has {', '.join(sorted(defaults))}"
             )
         default = defaults[name]
+        if default is None and isinstance(value, str) and re.fullmatch(YAML_TEXT, value):
+            raise InputError(
+                f"{step}: parameter {name} = {value!r} is text to YAML 1.1: write a number as "
+                "1.0e-4, with a point and a sign"
+            )
         allowed = (int, float) if type(default) is float else (type(default),)
         if default is not None and type(value) not in allowed:
             remedies = {bool: ": write true or false", int: ": write 12, not 012 or 1e1"}

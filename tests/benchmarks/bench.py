@@ -445,9 +445,10 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
     """From JPEG to probabilities: Keras' predict against lib.predict, and the parts of both."""
     import exported
 
+    from lib.images import Lupton
     from lib.predict import engine, package
     from lib.predict import survey as predicted
-    from lib.predict.inputs import Lupton, read_image
+    from lib.predict.inputs import read_image
 
     part = survey.some(size.galaxies)
     exported.make_run(
