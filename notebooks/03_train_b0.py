@@ -113,7 +113,7 @@ colour = "grey"
 out = paths.output_folder(run_dir, output)
 cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), crop, colour)
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
+kind = "simulated" if sample.attrs.get("survey") == "mock" else "real"
 sample = sample[cache.has(sample["galaxy_id"])]
 
 # %% [markdown]

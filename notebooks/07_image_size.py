@@ -99,7 +99,7 @@ tf.config.experimental.enable_op_determinism()
 out, trainings = paths.output_folder(run_dir, output), paths.resolve(run_dir) / "trainings"
 prepared = paths.step_folder(run_dir, "02_preprocessing")
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
+kind = "simulated" if sample.attrs.get("survey") == "mock" else "real"
 sample = sample[images.open_cache(prepared, max(sizes + v2m_sizes)).has(sample["galaxy_id"])]
 assignment = selection.assign(sample, classes=["2", "3"], seed=base["B0"]["seed"])
 

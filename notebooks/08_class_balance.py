@@ -94,7 +94,7 @@ out = paths.output_folder(run_dir, output)
 base = training.settings_of(paths.step_folder(run_dir, "03_train_b0"))
 cache = images.open_cache(paths.step_folder(run_dir, "02_preprocessing"), base["crop"], "grey")
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
-kind = "simulated" if sample.attrs["survey"] == "mock" else "real"
+kind = "simulated" if sample.attrs.get("survey") == "mock" else "real"
 sample = sample[cache.has(sample["galaxy_id"])]
 trainings = paths.resolve(run_dir) / "trainings"
 tf.config.experimental.enable_op_determinism()
