@@ -42,6 +42,8 @@
 # ### 1.1 Import packages
 
 # %%
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -168,10 +170,7 @@ display(chosen.round(3))
 
 
 # %%
-def draw(rows):
-    return figures.page(rows, subjects, methods)
-
-
+draw = partial(figures.page, subjects=subjects, methods=methods)
 caption = (
     f"The {split} galaxy of each label that the networks disagree on most: votes, and of each "
 )
