@@ -42,6 +42,8 @@
 # ### 1.1 Import packages
 
 # %%
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import tensorflow as tf
@@ -83,7 +85,7 @@ per_page = 3
 #
 # ### 2.1 Open networks and images
 #
-# Load both networks with the weights that were scored.
+# Load both networks with the weights that were scored, and the sample.
 
 # %%
 if per_page < 1:
@@ -91,6 +93,7 @@ if per_page < 1:
 out = paths.output_folder(run_dir, output)
 subjects = {s.name: s for s in (open_subject(run_dir, step, images) for step in (b0, v2m))}
 classes = subjects["B0"].run.classes
+sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 
 # %% [markdown]
 # ### 2.2 Put votes and predictions side by side
@@ -100,7 +103,6 @@ classes = subjects["B0"].run.classes
 # class in common.
 
 # %%
-sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 told = {role: s.table().set_index("galaxy_id") for role, s in subjects.items()}
 both = told["B0"].join(told["V2M"], how="inner", lsuffix="_B0", rsuffix="_V2M")
 p = [both[[f"{c}_{role}" for c in probability_columns(classes)]].to_numpy() for role in told]
@@ -168,17 +170,12 @@ display(chosen.round(3))
 
 
 # %%
-def draw(rows):
-    return figures.page(rows, subjects, methods)
-
-
-style.show(
-    draw(chosen),
-    out / "examples.png",
-    f"Of each label the {split} galaxy that the networks disagree on most: cut-out, fractions of "
-    "the votes, and of each network the class probabilities with its Grad-CAM++ and SmoothGrad "
-    "maps for the class it predicts. A coloured bar is an arm class, as everywhere here.",
+draw = partial(figures.page, subjects=subjects, methods=methods)
+caption = (
+    f"The {split} galaxy of each label that the networks disagree on most: votes, and of each "
 )
+caption += "network the probabilities, and its maps for the class it predicts."
+style.show(draw(chosen), out / "examples.png", caption)
 
 # %% [markdown]
 # ## 4 Your galaxies
