@@ -309,27 +309,6 @@ def _save_arrays(path: Path, arrays: list, **more: np.ndarray) -> None:
         np.savez(temporary, **{f"variable_{i}": a for i, a in enumerate(arrays)}, **more)
 
 
-class EpochProbabilities(keras.callbacks.Callback):
-    """Keeps the probabilities of the validation galaxies after every epoch.
-
-    In ``validation_probabilities.npy``, float32, (epochs, galaxies, classes): they show how much
-    the choice of the epoch raises a score (notebook 09). `inputs` are an array or `Batches`. Stands
-    before `Resume` in ``fit``, which takes up no epoch that is not here.
-    """
-
-    def __init__(self, folder: str | Path, inputs):
-        super().__init__()
-        self.path, self.inputs = Path(folder) / "validation_probabilities.npy", inputs
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Add those of this epoch."""
-        found = self.model.predict(self.inputs, verbose=0)[np.newaxis]
-        if epoch:
-            found = np.concatenate([np.load(self.path)[:epoch], found])
-        with atomic(self.path) as temporary:
-            np.save(temporary, found)
-
-
 def check_assignment(assignment: pd.DataFrame) -> tuple[str, ...]:
     """Classes of the galaxies to train on, in the order of a network's outputs.
 

@@ -31,7 +31,6 @@
 # - `model.json`: what the network is, how it was trained and on what
 # - `history.csv`: loss and accuracy of every epoch
 # - `predictions.parquet`: class probabilities of every galaxy that has an image
-# - `validation_probabilities.npy`: those of the validation galaxies after every epoch
 # - `metrics.json`: scores of every part of the data
 # - figures
 #
@@ -260,12 +259,11 @@ with strategy.scope():
 # %%
 stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=30, restore_best_weights=True)
 resume = training.Resume(out, settings, stopping=stopping, data=data)
-kept = training.EpochProbabilities(out, judged_by)
 model.fit(
     data,
     validation_data=judged_by,
     epochs=epochs,
-    callbacks=[stopping, kept, resume],
+    callbacks=[stopping, resume],
     shuffle=False,  # the batches have an order of their own
     verbose=2,
 )

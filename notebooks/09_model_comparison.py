@@ -94,14 +94,13 @@ seed = 42
 # The sample, and what notebooks 03 and 04 have trained.
 
 # %%
-out = paths.output_folder(run_dir, output)
+out, root = paths.output_folder(run_dir, output), paths.resolve(run_dir)
 steps = {"B0": "03_train_b0", "V2M": "04_train_v2m"}
 trained = [evaluation.read_run(paths.step_folder(run_dir, step)) for step in steps.values()]
 base = {role: training.settings_of(paths.step_folder(run_dir, s)) for role, s in steps.items()}
 prepared = paths.step_folder(run_dir, "02_preprocessing")
 sample = pd.read_parquet(paths.step_folder(run_dir, "01_sample_selection") / "sample.parquet")
 sample = sample[images.open_cache(prepared, base["B0"]["crop"], "grey").has(sample["galaxy_id"])]
-trainings = paths.resolve(run_dir) / "trainings"
 tf.config.experimental.enable_op_determinism()
 
 # %% [markdown]
@@ -119,7 +118,7 @@ def features(crop):
     pooled = layers.GlobalAveragePooling2D()(backbone.output)
     encoder = keras.Model(backbone.input, pooled, name=base["B0"]["backbone"])
     copies = images.Copies(images.open_cache(prepared, crop, "grey"), base["B0"]["seed"])
-    store = training.FeatureStore(encoder, copies, paths.resolve(run_dir) / "features")
+    store = training.FeatureStore(encoder, copies, root / "features")
     store.prepare(sample["galaxy_id"], base["B0"]["copies"])
     return store
 
@@ -189,7 +188,7 @@ def train(role, seed=None, **parts):
             images.open_cache(prepared, settings["crop"], "rgb"), settings["seed"]
         )
         model = v2m(settings["crop"], len(settings["classes"]), settings["seed"])
-    return training.train(model, inputs.get, assignment, trainings, settings)
+    return training.train(model, inputs.get, assignment, root / "trainings", settings)
 
 
 # %% [markdown]

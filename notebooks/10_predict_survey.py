@@ -264,11 +264,9 @@ style.show(
 pixels = exported.card["preprocessing"]
 side, size = pixels["crop"] * pixels["binning"], pixels["size"]
 drawn = read[~read["image_path"].str.lower().str.endswith(FITS)]
-groups = {
-    "most certain": drawn.nsmallest(6, "entropy"),
-    "least certain": drawn.nlargest(6, "entropy"),
-    "farthest": drawn.nlargest(6, "training_distance"),
-}
+certain = {"most certain": drawn.nsmallest(6, "entropy")}
+groups = certain | {"least certain": drawn.nlargest(6, "entropy")}
+groups["farthest"] = drawn.nlargest(6, "training_distance")
 
 # %% [markdown]
 # Draw what the network sees of them, before binning.

@@ -70,7 +70,7 @@ style.use()
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "14_paper_audit"
-# Seed of the halvings and of the random choice of galaxies.
+# Seed of the random choice of galaxies.
 seed = 42
 
 # %% [markdown]
@@ -208,17 +208,15 @@ display(sky.unstack("run").swaplevel(axis=1).sort_index(axis=1).round(3))
 #
 # Published: on the validation galaxies, which have chosen the epoch. Sound: by cross-validation where
 # folds were trained, on the very galaxies that the published protocol trains and validates with; else on
-# test galaxies where some were set aside; else on each half of the validation galaxies at the epoch that
-# the other half chooses.
+# test galaxies where some were set aside.
 
 # %%
-protocols = [evaluation.protocols(run, swept, seed=seed) for run in trained]
+protocols = [evaluation.protocols(run, swept) for run in trained]
 protocols = pd.concat(protocols, ignore_index=True)
 display(protocols.round(3))
 caption = (
-    "Scores under the published protocol (circles, 95 % sampling interval) and the sound one (squares; "
-    "95 % sampling interval, but range over halvings where no folds were trained), with the paper's "
-    "(diamonds)."
+    "Scores under the published protocol (circles) and the sound one (squares), with 95 % sampling "
+    "intervals, and the paper's (diamonds)."
 )
 style.show(figures.optimism(protocols), out / "protocols.png", caption)
 

@@ -15,7 +15,7 @@ from lib.figures import comparison as figures
 def runs(tmp_path):
     splits = np.repeat(["validation", "rest", "train"], [339, 200, 61])
     return [
-        ev.read_run(write_run(tmp_path / role, role=role, seed=i, n=600, splits=splits, epochs=4))
+        ev.read_run(write_run(tmp_path / role, role=role, seed=i, n=600, splits=splits))
         for i, role in enumerate(("B0", "V2M"))
     ]
 
@@ -66,13 +66,3 @@ def test_optimism_shows_both_protocols(runs):
     points = [c.get_offsets()[:, 0] for c in figure.axes[0].collections if len(c.get_offsets()) > 1]
     for drawn, column in zip(points, ["published", "sound", "paper"], strict=True):
         np.testing.assert_allclose(drawn, accuracy[column])
-
-
-def test_unseen_recall_and_mcnemar(runs):
-    tables = {run.name: ev.unseen_recall(run) for run in runs}
-    figure = figures.unseen_recall(tables)
-    assert [axis.get_title() for axis in figure.axes] == ["B0", "V2M"]
-    outcomes = ev.mcnemar_outcomes(291, 298, 339)
-    figure = figures.mcnemar_possible(outcomes, 3, 36)
-    excluded, possible = figure.axes[0].collections
-    assert (len(excluded.get_offsets()), len(possible.get_offsets())) == (8, 34)

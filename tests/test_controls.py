@@ -42,7 +42,7 @@ def group(label, ids, p, folds=5, seed=42, **settings):
         table[probability_columns(CLASSES)] = p
         own = {"role": "B0", "classes": list(CLASSES), "protocol": "sound", "decision": None}
         own |= {"fold": fold, "folds": folds, **settings}
-        runs.append(evaluation.Run(f"f{fold}", own, table, pd.DataFrame(), None))
+        runs.append(evaluation.Run(f"f{fold}", own, table, pd.DataFrame()))
     return runs
 
 
@@ -120,7 +120,7 @@ def test_nothing_is_fitted_or_chosen_on_the_galaxies_of_the_fold():
     tested = runs[2].predictions["split"] == "test"
     changed = runs[2].predictions.copy()
     changed.loc[tested, "label"] = np.roll(changed.loc[tested, "label"].to_numpy(), 7)
-    other = evaluation.Run("f2", runs[2].settings, changed, pd.DataFrame(), None)
+    other = evaluation.Run("f2", runs[2].settings, changed, pd.DataFrame())
     after = controls.predict([[*runs[:2], other, *runs[3:]]], features)
     assert not before["label"].equals(after["label"])
     pd.testing.assert_series_equal(before["predicted"], after["predicted"])

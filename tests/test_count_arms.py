@@ -58,15 +58,15 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_shipped_network_is_armnet_as_keras_runs_it(shipped):
     """Features by Keras from the bundled weights; the head in NumPy, from the file."""
     onnx = pytest.importorskip("onnx")
-    from lib.counting import beyond
+    from lib.counting import armnet
 
     # Inclined: of a round disc, rounding errors turn the major axis.
     pixels = np.full((4, 72, 72, 3), 4, np.uint8)
     for k in range(4):
         pixels[k, 12:60] = np.asarray(Image.fromarray(spiral(72, 25, k + 1)).resize((72, 48)))
     features, probabilities = OnnxEngine(shipped.folder / package.ONNX).run(pixels.astype("f4"))
-    parts = beyond.features(pixels)
-    expected = np.concatenate([parts[name] for name in (*beyond.TOWERS, "amplitudes")], axis=1)
+    parts = armnet.features(pixels)
+    expected = np.concatenate([parts[name] for name in (*armnet.TOWERS, "amplitudes")], axis=1)
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
     tensors = [
         onnx.numpy_helper.to_array(t)
@@ -129,8 +129,8 @@ def test_arms_are_traced_where_they_were_drawn(m, pitch):
     """The polar view is bright along the ridges, and dark in the middle between two of them."""
     pixels = np.asarray(Image.fromarray(spiral(424, 50, m, pitch)).resize((212, 212)))
     view, found, radii, ridges = count_arms.traced(count_arms.Cutout(pixels, 424.0, True))
-    assert found.m == m and found.pitch == pytest.approx(abs(pitch), abs=4)
-    assert found.winding == np.sign(pitch)
+    assert found["m"] == m and found["pitch"] == pytest.approx(abs(pitch), abs=4)
+    assert found["winding"] == np.sign(pitch)
     used = (radii > 0.25) & (radii < 1)
     depth = np.log(radii / radii[0]) / np.log(radii[-1] / radii[0]) * (len(view) - 1)
     rows = np.rint(depth).astype(int)[used]

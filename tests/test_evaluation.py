@@ -331,38 +331,12 @@ def test_seed_spread_by_hand():
     assert np.isnan(ev.seed_spread([0.9])["sd"])
 
 
-def test_choosing_among_equal_epochs_is_seen_as_optimism():
-    """Epochs that differ by luck alone: the best looks better than it is, by a known amount."""
-    rng = np.random.default_rng(10)
-    epochs, n, accuracy = 30, 400, 0.7
-    label = rng.integers(0, 3, n)
-    right = rng.random((epochs, n)) < accuracy
-    predicted = np.where(right, label, (label + 1) % 3)
-    table = ev.epoch_optimism(np.eye(3)[predicted], label, repeats=100)
-    row = table.loc["accuracy"]
-    assert row["published"] == right.mean(axis=1).max()
-    assert row["sound"] == pytest.approx(accuracy, abs=0.03)
-    # The largest of 30 normal means lies about two standard errors above their mean.
-    assert row["published"] - accuracy == pytest.approx(2.04 * np.sqrt(0.21 / n), abs=0.025)
-    assert row["optimism"] == pytest.approx(row["published"] - row["sound"])
-    assert row["low"] <= row["optimism"] <= row["high"]
-
-
-def test_no_optimism_with_one_epoch():
-    label, p, _ = simulate(200)
-    table = ev.epoch_optimism(p[None], label, repeats=5)
-    np.testing.assert_allclose(table["optimism"], 0, atol=1e-12)
-    assert table.loc["macro_f1", "sound"] == pytest.approx(
-        metrics.f1_score(label, p.argmax(axis=1), average="macro")
-    )
-
-
 # --- runs
 
 
 def test_run_is_read_and_compared(tmp_path):
-    run = ev.read_run(write_run(tmp_path / "03_train_b0", epochs=4))
-    assert run.reported_split == "validation" and run.epoch_probabilities.shape == (4, 339, K)
+    run = ev.read_run(write_run(tmp_path / "03_train_b0"))
+    assert run.reported_split == "validation"
     table = ev.compare_with_paper(run)
     assert len(table) == 3 * K + 3
     cell = table.set_index(["label", "metric"]).loc[("2", "recall")]
@@ -400,18 +374,16 @@ def test_all_data_run_is_compared_with_its_own_column(tmp_path):
 def test_runs_are_paired_by_galaxy(tmp_path):
     a = ev.read_run(write_run(tmp_path / "a"))
     b = ev.read_run(write_run(tmp_path / "b", seed=1))
-    merged = ev.Run("c", {**b.settings, "classes": ["1", "2"]}, b.predictions, b.history, None)
+    merged = ev.Run("c", {**b.settings, "classes": ["1", "2"]}, b.predictions, b.history)
     assert ev.comparable_pairs([a, b, merged]) == [(a, b)]
-    shuffled = ev.Run(
-        "b", b.settings, b.predictions.sample(frac=1, random_state=0), b.history, None
-    )
+    shuffled = ev.Run("b", b.settings, b.predictions.sample(frac=1, random_state=0), b.history)
     table = ev.align(a, shuffled).sort_values("galaxy_id")
     np.testing.assert_array_equal(table["predicted_b"], b.predictions["predicted"])
     with pytest.raises(InputError, match="same class merge"):
         ev.align(a, merged)
     relabelled = b.predictions.assign(label="1")
     with pytest.raises(InputError, match="another label"):
-        ev.align(a, ev.Run("b", b.settings, relabelled, b.history, None))
+        ev.align(a, ev.Run("b", b.settings, relabelled, b.history))
 
 
 def test_all_pairs_are_compared(tmp_path):
@@ -431,10 +403,6 @@ def test_protocols_use_what_a_run_has_kept(tmp_path):
     plain = ev.protocols(ev.read_run(write_run(tmp_path / "a"))).set_index("metric")
     assert plain["sound"].isna().all() and (plain["sound_from"] == "not available").all()
     assert plain.loc["accuracy", "paper"] == pytest.approx(291 / 339)
-    kept = ev.protocols(ev.read_run(write_run(tmp_path / "b", epochs=5))).set_index("metric")
-    # Here one epoch is far better than all others: every half chooses it, nothing is flattered.
-    for column in ("sound_low", "sound", "sound_high"):
-        np.testing.assert_allclose(kept[column], kept["published"])
     splits = np.where(np.arange(339) < 100, "test", "validation")
     run = ev.read_run(write_run(tmp_path / "c", splits=splits))
     test = ev.protocols(run).set_index("metric")
@@ -484,13 +452,7 @@ def test_bad_predictions_are_refused(tmp_path, change, message):
 
 
 def test_incomplete_runs_are_refused(tmp_path):
-    folder = write_run(tmp_path / "run", epochs=3)
-    np.save(folder / "validation_probabilities.npy", np.zeros((2, 339, K)))
-    with pytest.raises(InputError, match=r"shape \(2, 339, 6\)"):
-        ev.read_run(folder)
-    np.save(folder / "validation_probabilities.npy", np.random.default_rng(0).random((3, 339, K)))
-    with pytest.raises(InputError, match="not of one run"):
-        ev.read_run(folder)
+    folder = write_run(tmp_path / "run")
     (folder / "model.json").write_text("{}")
     with pytest.raises(InputError, match="role, classes, protocol"):
         ev.read_run(folder)
@@ -507,7 +469,7 @@ def sweep_run(folder, predictions, **settings):
     base = {"role": "B0", "crop": 64, "merge": "none", "sampling": "down-sampled", "seed": 42}
     settings = {**base, "protocol": "published", "fold": None, "folds": 3, **settings}
     settings |= {"classes": list(ARM_CLASSES)}
-    return ev.Run(folder, settings, predictions, pd.DataFrame(), None)
+    return ev.Run(folder, settings, predictions, pd.DataFrame())
 
 
 def table(label, predicted, split="validation", first=0):
@@ -718,7 +680,7 @@ def full_settings(**changed):
 
 
 def trained(name="run", **changed):
-    return ev.Run(name, full_settings(**changed), table(["1"], ["1"], "test"), pd.DataFrame(), None)
+    return ev.Run(name, full_settings(**changed), table(["1"], ["1"], "test"), pd.DataFrame())
 
 
 OUTCOMES = {
@@ -790,7 +752,7 @@ def test_groups_that_would_be_called_alike_are_told_apart():
     names_told = ("EfficientNetLite0", "EfficientNetB0")
     expected = [f"B0, 3 folds (backbone = {name})" for name in names_told]
     assert ev.group_names(groups) == expected  # one setting is enough
-    shifted = [ev.Run(r.name, r.settings, wide[0].predictions, r.history, None) for r in wide]
+    shifted = [ev.Run(r.name, r.settings, wide[0].predictions, r.history) for r in wide]
     with pytest.raises(InputError, match="is tested by two folds"):
         ev.pool(shifted)
 

@@ -121,7 +121,6 @@ def test_the_best_epoch_is_kept(survey, tmp_path):
     assert (part["predicted"] == part["label"]).mean() == pytest.approx(
         result.history["val_accuracy"][best]
     )
-    assert result.epoch_probabilities is None  # only the single trainings keep them
 
 
 def test_published_batch_norm_keeps_its_statistics_and_trains_the_rest(survey, tmp_path):
@@ -465,20 +464,6 @@ def test_metrics_are_those_of_scikit_learn(survey, tmp_path):
     ours = [scores["rest"]["classes"][c]["f1"] or 0.0 for c in CLASSES]
     np.testing.assert_allclose(ours, expected)
     json.dumps(scores, allow_nan=False)
-
-
-def test_probabilities_of_every_epoch_survive_an_interruption(survey, tmp_path):
-    """As notebooks 03 and 04 keep them; those of epochs that are trained again are replaced."""
-    table, cache, _ = survey
-    part = table[table["split"] == "validation"]
-    judged = training.Batches(images.Copies(cache, 42).get, part["galaxy_id"])
-    kept, found = training.EpochProbabilities(tmp_path, judged), []
-    for epoch, seed in ((0, 1), (1, 2), (1, 3), (2, 4)):
-        kept.set_model(network(seed))
-        kept.on_epoch_end(epoch)
-        found.append(kept.model.predict(judged, verbose=0))
-    stored = np.load(tmp_path / "validation_probabilities.npy")
-    np.testing.assert_array_equal(stored, np.stack([found[0], found[2], found[3]]))
 
 
 def test_what_cannot_be_trained_is_refused(survey, tmp_path):

@@ -59,7 +59,6 @@ from lib.evaluation.runs import (
 from lib.evaluation.sound import (
     cross_validate,
     cross_validation_summary,
-    epoch_optimism,
     fold_optimism,
     protocols,
     repeated_folds,
@@ -96,7 +95,6 @@ __all__ = [
     "cross_validation_summary",
     "decide",
     "differing",
-    "epoch_optimism",
     "first_repeat",
     "fit_temperature",
     "fold_groups",

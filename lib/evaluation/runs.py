@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lib import schema
-from lib.evaluation.matrix import class_index, confusion, decide
+from lib.evaluation.matrix import class_index, confusion
 from lib.schema import InputError
 
 
@@ -30,16 +30,12 @@ class Run:
         column per class.
     history : DataFrame
         One row per epoch.
-    epoch_probabilities : ndarray or None
-        float, shape (epochs, validation galaxies, classes): probabilities after every epoch, rows
-        in the order of the validation galaxies in `predictions`; None where the run kept none.
     """
 
     name: str
     settings: dict
     predictions: pd.DataFrame
     history: pd.DataFrame
-    epoch_probabilities: np.ndarray | None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,8 +81,7 @@ def read_run(folder: str | Path) -> Run:
     Parameters
     ----------
     folder : path
-        Holds ``model.json``, ``predictions.parquet`` and ``history.csv``, and
-        ``validation_probabilities.npy`` where the run kept its probabilities epoch by epoch.
+        Holds ``model.json``, ``predictions.parquet`` and ``history.csv``.
 
     Raises
     ------
@@ -104,30 +99,7 @@ def read_run(folder: str | Path) -> Run:
     predictions = pd.read_parquet(folder / "predictions.parquet")
     check_predictions(predictions, tuple(settings["classes"]), str(folder / "predictions.parquet"))
     history = pd.read_csv(folder / "history.csv")
-    run = Run(folder.name, settings, predictions, history, None)
-    kept = folder / "validation_probabilities.npy"
-    return replace(run, epoch_probabilities=_read_epochs(kept, run)) if kept.is_file() else run
-
-
-def _read_epochs(path: Path, run: Run) -> np.ndarray:
-    """Probabilities of every epoch, checked against the run's history and predictions."""
-    probabilities = np.load(path).astype(np.float64)
-    expected = (len(run.history), len(run.part("validation")), len(run.classes))
-    if probabilities.shape != expected:
-        raise InputError(
-            f"{path} has shape {probabilities.shape}, but history and predictions ask for "
-            f"{expected} (epochs, validation galaxies, classes): train again."
-        )
-    predicted = class_index(run.part("validation")["predicted"], run.classes)
-    decided = decide(probabilities, run.settings.get("decision"))
-    agreement = (decided == predicted).mean(axis=1).max()
-    # The best epoch made the predictions; batches of other sizes may round a near tie otherwise.
-    if agreement < 0.98:
-        raise InputError(
-            f"{path}: no epoch agrees with predictions.parquet on more than {agreement:.0%} of the "
-            "validation galaxies, so that they are not of one run: train again."
-        )
-    return probabilities
+    return Run(folder.name, settings, predictions, history)
 
 
 def check_predictions(table: pd.DataFrame, classes: tuple[str, ...], source: str) -> None:
@@ -295,7 +267,7 @@ def pool(runs: Sequence[Run]) -> Run:
             f"{name}: galaxy {tested.loc[tested['galaxy_id'].duplicated(), 'galaxy_id'].iloc[0]} "
             "is tested by two folds, which are not of one sample: train all folds again"
         )
-    return replace(first[0], name=name, predictions=tested, epoch_probabilities=None)
+    return replace(first[0], name=name, predictions=tested)
 
 
 def pool_groups(groups: Sequence[Sequence[Run]]) -> list[Run]:

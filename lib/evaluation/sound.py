@@ -14,14 +14,10 @@ from lib.evaluation.matrix import (
     SCORES,
     at_frequencies,
     confusion,
-    count_matrices,
-    decide,
-    matrix_scores,
     score_intervals,
     scores,
     wilson,
 )
-from lib.evaluation.probabilities import check_probabilities
 from lib.evaluation.runs import DIVISION, Run, fold_groups, folds_name, training_key
 from lib.schema import InputError
 
@@ -180,71 +176,6 @@ def fold_optimism(runs: Sequence[Run]) -> pd.DataFrame:
     return table.rename_axis("metric")
 
 
-def epoch_optimism(
-    epoch_probabilities: np.ndarray,
-    label: np.ndarray,
-    *,
-    decision: Sequence[float] | None = None,
-    repeats: int = 200,
-    seed: int = 42,
-) -> pd.DataFrame:
-    """How much choosing the epoch on the reported galaxies flatters the report.
-
-    The validation set is halved at random, class by class. Each half is scored at the epoch with
-    the best accuracy on the *other* half, so that every galaxy is judged by a choice it had no
-    part in. A half chooses worse than the whole would, so that this is an upper estimate of
-    the optimism.
-
-    Parameters
-    ----------
-    epoch_probabilities : ndarray
-        float, shape (epochs, n, classes).
-    label : ndarray
-        int, shape (n,): index of the true class.
-    decision : sequence of float, optional
-        Offsets that the run's decision subtracts (`lib.evaluation.decide`).
-    repeats : int
-        Random halvings.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by `SCORES`; columns ``published`` (best epoch, chosen and scored on all),
-        ``sound`` (mean of the halvings), ``optimism`` (their difference), ``low``, ``high`` (range
-        of the optimism over the halvings; not a sampling error of galaxies).
-    """
-    epochs, n, k = epoch_probabilities.shape
-    check_probabilities(epoch_probabilities[0], label)
-    predicted = decide(epoch_probabilities, decision)
-    right = predicted == label
-    rng = np.random.default_rng(seed)
-    first = np.array([_stratified_half(label, rng) for _ in range(repeats)])
-    # argmax takes the first of equal epochs, as a best-epoch checkpoint does.
-    chosen_by_first = (first @ right.T.astype(float)).argmax(axis=1)
-    chosen_by_second = (~first @ right.T.astype(float)).argmax(axis=1)
-    crossed = np.where(first, predicted[chosen_by_second], predicted[chosen_by_first])
-    sound = matrix_scores(count_matrices(label, crossed, k))
-    best = right.sum(axis=1).argmax()
-    published = matrix_scores(count_matrices(label, predicted[best][None], k)[0])
-    tail = 100 * (1 - LEVEL) / 2
-    rows = {}
-    for metric in SCORES:
-        optimism = published[metric] - sound[metric]
-        bounds = np.percentile(optimism, [tail, 100 - tail])
-        rows[metric] = (published[metric], sound[metric].mean(), optimism.mean(), *bounds)
-    columns = ["published", "sound", "optimism", "low", "high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("metric")
-
-
-def _stratified_half(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Boolean mask of a random half of each class; an odd galaxy falls to either half."""
-    half = np.zeros(len(label), bool)
-    for value in np.unique(label):
-        members = rng.permutation(np.flatnonzero(label == value))
-        half[members[: (len(members) + rng.integers(2)) // 2]] = True
-    return half
-
-
 def unseen_recall(run: Run) -> pd.DataFrame:
     """Recall on the validation set beside that on galaxies that took no part in training.
 
@@ -270,14 +201,13 @@ def unseen_recall(run: Run) -> pd.DataFrame:
     return table[table["n_rest"] > 0]
 
 
-def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.DataFrame:
+def protocols(run: Run, fold_runs: Sequence[Run] = ()) -> pd.DataFrame:
     """Scores of a run under both protocols, as far as its files allow.
 
     Published: the validation galaxies, on which the epoch was chosen. Sound: the galaxies of the
     published training and validation sets, each tested by the network that had no part of it
     (cross-validation), where `fold_runs` has such runs; the test galaxies where the run set some
-    aside; else validation galaxies at epochs chosen by other ones (`epoch_optimism`) where the run
-    kept its probabilities epoch by epoch; else NaN.
+    aside; else NaN.
 
     Parameters
     ----------
@@ -285,19 +215,16 @@ def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.
     fold_runs : sequence of Run
         Runs of single folds. Those are used that were trained as `run` was, whatever part of the
         sample that is; of several groups the one with the most similar number of galaxies.
-    seed : int
-        Of the halvings.
 
     Returns
     -------
     DataFrame
         One row per score: ``run``, ``metric``, ``published``, ``low``, ``high``, ``sound``,
-        ``sound_low``, ``sound_high``, ``paper``, ``sound_from`` (str). The sound interval is one
-        of sampling for test galaxies, the spread over halvings for chosen epochs.
+        ``sound_low``, ``sound_high``, ``paper``, ``sound_from`` (str).
     """
     table = score_intervals(run.confusion("validation"))
     table = table.rename(columns={"value": "published"})
-    sound, source = _sound_scores(run, fold_runs, seed)
+    sound, source = _sound_scores(run, fold_runs)
     sound = sound.rename(columns={"value": "sound", "low": "sound_low", "high": "sound_high"})
     table = table.join(sound)
     overall = paper_cells(paper_column(run)).reset_index()
@@ -308,7 +235,7 @@ def protocols(run: Run, fold_runs: Sequence[Run] = (), *, seed: int = 42) -> pd.
     return table.rename_axis("metric").reset_index()
 
 
-def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.DataFrame, str]:
+def _sound_scores(run: Run, fold_runs: Sequence[Run]) -> tuple[pd.DataFrame, str]:
     """``value``, ``low``, ``high`` under the sound protocol, and where they are from."""
     own = training_key(run, DIVISION)
     same = [g for g in fold_groups(fold_runs) if training_key(g[0], DIVISION) == own]
@@ -320,14 +247,4 @@ def _sound_scores(run: Run, fold_runs: Sequence[Run], seed: int) -> tuple[pd.Dat
         return summary[["value", "low", "high"]], f"cross-validation, {folds_name(folds)}"
     if run.reported_split == "test":
         return score_intervals(run.confusion("test")), "test galaxies set aside"
-    if run.epoch_probabilities is None:
-        return pd.DataFrame(np.nan, index=SCORES, columns=["value", "low", "high"]), "not available"
-    label, decision = run.labels("validation"), run.settings.get("decision")
-    found = epoch_optimism(run.epoch_probabilities, label, decision=decision, seed=seed)
-    # The optimism is measured from the same validation set: sound = published - optimism.
-    sound = {
-        "value": found["sound"],
-        "low": found["published"] - found["high"],
-        "high": found["published"] - found["low"],
-    }
-    return pd.DataFrame(sound), "epochs chosen by other galaxies"
+    return pd.DataFrame(np.nan, index=SCORES, columns=["value", "low", "high"]), "not available"

@@ -190,39 +190,6 @@ def optimism(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def unseen_recall(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the recall of validation galaxies beside that of galaxies no step has looked at.
-
-    Parameters
-    ----------
-    tables : mapping
-        Run -> table of `lib.evaluation.unseen_recall`; one panel per run.
-    """
-    figure, axes = _panels(len(tables), height=2.8)
-    for axis, (run, table) in zip(axes.flat, tables.items(), strict=False):
-        x = np.arange(len(table))
-        for offset, split, filled in ((-0.12, "validation", True), (0.12, "rest", False)):
-            colours = [ARM_COLOURS[label] for label in table.index]
-            axis.vlines(*(x + offset, table[f"{split}_low"], table[f"{split}_high"]), color=colours)
-            axis.scatter(
-                *(x + offset, table[split]),
-                facecolors=colours if filled else "white",
-                edgecolors=colours,
-                marker="o" if filled else "s",
-                zorder=3,
-                label={"validation": "validation", "rest": "never looked at"}[split],
-            )
-        axis.set_xticks(x, table.index)
-        axis.set_xlim(-0.6, max(len(table) - 0.4, 0.6))
-        axis.set_ylim(0, 1.02)
-        axis.set_title(run)
-        axis.set_xlabel("arm number m")
-    for line in axes:
-        line[0].set_ylabel("recall")
-    axes[0, 0].legend(loc="lower right")
-    return figure
-
-
 def _panels(n: int, height: float) -> tuple[Figure, np.ndarray]:
     """Up to two panels a line with common axes; those that are too many are blank."""
     columns = min(n, 2)
@@ -238,30 +205,3 @@ def _panels(n: int, height: float) -> tuple[Figure, np.ndarray]:
     for axis in axes.flat[n:]:
         axis.set_axis_off()
     return figure, axes
-
-
-def mcnemar_possible(outcomes: pd.DataFrame, smallest: int, largest: int) -> Figure:
-    """Draw McNemar's p-value of the published models for every possible overlap of their errors.
-
-    Parameters
-    ----------
-    outcomes : DataFrame
-        Columns ``only_a`` (galaxies that only the first model gets right) and ``p_value``.
-    smallest, largest : int
-        Range of `only_a` that the counts class by class allow.
-    """
-    figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 2.8), layout="constrained")
-    allowed = outcomes["only_a"].between(smallest, largest)
-    for rows, colour, name in (
-        (outcomes[~allowed], "0.75", "excluded by the counts per class"),
-        (outcomes[allowed], "#0072B2", "possible"),
-    ):
-        axis.scatter(rows["only_a"], rows["p_value"], color=colour, s=14, label=name)
-    axis.axhline(0.05, color="#D55E00", linewidth=1)
-    axis.set_yscale("log")
-    axis.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
-    axis.minorticks_off()
-    axis.set_xlabel("galaxies that only B0 gets right")
-    axis.set_ylabel("McNemar's p")
-    axis.legend(loc="lower right")
-    return figure

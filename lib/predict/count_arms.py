@@ -156,14 +156,15 @@ def count(cutout: Cutout, exported: package.Package, engine) -> dict[str, object
     }
 
 
-def traced(cutout: Cutout) -> tuple[np.ndarray, arms.Arms, np.ndarray, np.ndarray]:
+def traced(cutout: Cutout) -> tuple[np.ndarray, dict, np.ndarray, np.ndarray]:
     """Polar view of a galaxy (contrast with each ring) and its strongest logarithmic spiral.
 
     Returns
     -------
     view : ndarray, (radii, angles)
         Radii as `FROM_TO` says, evenly in their logarithm.
-    found : Arms
+    found : dict
+        See `lib.explain.arms.read_arms`.
     radii : ndarray, (n,)
         In R90.
     ridges : ndarray, (m, n)
@@ -176,12 +177,13 @@ def traced(cutout: Cutout) -> tuple[np.ndarray, arms.Arms, np.ndarray, np.ndarra
     view = arms.contrast(arms.polar_view(light.clip(0), **where))
     found = arms.read_arms(light, **where)
     radii = np.geomspace(*FROM_TO, 100)
-    if not found.m:
+    m = found["m"]
+    if not m:
         return view, found, radii, np.empty((0, 100))
-    wave = -found.winding * found.m / np.tan(np.radians(found.pitch))
-    mode = arms.mode_amplitudes(view, *FROM_TO, found.m, np.array([wave]))[0]
-    turn = 2 * np.pi * np.arange(found.m)[:, None] - np.angle(mode)
-    return view, found, radii, np.degrees((turn - wave * np.log(radii)) / found.m) % 360
+    wave = -found["winding"] * m / np.tan(np.radians(found["pitch"]))
+    mode = arms.mode_amplitudes(view, *FROM_TO, m, np.array([wave]))[0]
+    turn = 2 * np.pi * np.arange(m)[:, None] - np.angle(mode)
+    return view, found, radii, np.degrees((turn - wave * np.log(radii)) / m) % 360
 
 
 def picture(cutout: Cutout, row: dict[str, object], exported: package.Package):
@@ -210,7 +212,8 @@ def picture(cutout: Cutout, row: dict[str, object], exported: package.Package):
     axes[1].set(yscale="log", xlabel="angle in the disc [degrees]", ylabel="radius [R90]")
     axes[1].set_yticks([0.1, 0.2, 0.5, 1.0], ["0.1", "0.2", "0.5", "1"], minor=False)
     axes[1].set_yticks([], minor=True)
-    axes[1].set_title(f"strongest spiral: m = {found.m}, pitch {found.pitch:.0f} degrees", size=9)
+    title = "strongest spiral: m = {m}, pitch {pitch:.0f} degrees".format_map(found)
+    axes[1].set_title(title, size=9)
 
     classes = exported.classes
     inside = row["prediction_set"].split()
