@@ -17,7 +17,7 @@ FEWEST = 15
 CELLS = 45
 """Most cells of a notebook."""
 LONGER = {"00_mock_survey": (11, 26)}
-"""Median and largest number of lines of a code cell, where they are more than 8 and 20; to be cut."""
+"""Median and longest code cell, where they have more than 8 and 20 lines; to be cut."""
 PARAMETERS = 12
 HARDWARE = {"precision", "accumulate", "jit", "devices"}
 
