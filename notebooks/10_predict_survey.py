@@ -97,7 +97,7 @@ seed = 42
 if limit < 1 or shard_size < 1 or views not in package.VIEWS:
     raise InputError(f"limit = {limit}, shard_size = {shard_size}, views = {views}: see above")
 out = paths.output_folder(run_dir, output)
-run_folder = paths.step_folder(run_dir, model)
+run_folder, root = paths.step_folder(run_dir, model), paths.resolve(data_dir)
 
 # %% [markdown]
 # ## 2 The network
@@ -128,15 +128,14 @@ display(Markdown(package.describe(exported.card).replace("\n# ", "\n#### ").lstr
 # spirals, or spirals that volunteers did not agree on.
 
 # %%
-root = paths.resolve(data_dir)
 listed = paths.resolve(images) if images else out / "images.parquet"
 if images is None:
     catalogue = paths.step_folder(run_dir, "01_sample_selection")
     votes = pd.read_parquet(catalogue / "votes.parquet", columns=["galaxy_id", "image_path"])
     selected = pd.read_parquet(catalogue / "sample.parquet", columns=["galaxy_id"])["galaxy_id"]
-    left_out = votes[~votes["galaxy_id"].isin(selected)]
-    drawn = left_out.sample(min(limit, len(left_out)), random_state=seed).sort_index()
-    drawn.to_parquet(listed, index=False)
+    drawn = votes[~votes["galaxy_id"].isin(selected)]
+    drawn = drawn.sample(min(limit, len(drawn)), random_state=seed)
+    drawn.sort_index().to_parquet(listed, index=False)
 
 # %% [markdown]
 # ### 3.2 Plan of the shards
