@@ -53,7 +53,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import paths
+from lib import evaluation, paths
 from lib.figures import style
 from lib.images import FITS, central_crop, decode
 from lib.networks import weights
@@ -73,8 +73,10 @@ style.use()
 run_dir = "runs/mock"
 # Name of this notebook's folder below it.
 output = "10_predict_survey"
-# Training step whose network is applied, e.g. 12_beyond_the_paper/arm_counter.
+# Training step whose network is applied, e.g. 12_beyond_the_paper/arm_counter, and the run that it is
+# of; empty for this one.
 model = "03_train_b0"
+model_run = ""
 # Folder, text file or table of cut-outs; None takes the galaxies that the selection left out.
 images = None
 # Folder that relative image paths start from.
@@ -96,8 +98,8 @@ seed = 42
 # %%
 if limit < 1 or shard_size < 1 or views not in package.VIEWS:
     raise InputError(f"limit = {limit}, shard_size = {shard_size}, views = {views}: see above")
-out = paths.output_folder(run_dir, output)
-run_folder, root = paths.step_folder(run_dir, model), paths.resolve(data_dir)
+out, root = paths.output_folder(run_dir, output), paths.resolve(data_dir)
+run_folder = paths.step_folder(model_run or run_dir, model)
 
 # %% [markdown]
 # ## 2 The network
@@ -306,6 +308,25 @@ if truth_path.is_file() and images is None:
         entropy=("entropy", "mean"),
     )
     display(table.sort_index().astype(float).round(3))
+
+# %% [markdown]
+# ### 5.5 Comparison with labels
+#
+# Where the list has a column `label`, as the sample of another survey has, score the network on it,
+# beside the most frequent class, with 95 % confidence intervals. The galaxies have not been trained
+# on, if the surveys have none in common.
+
+# %%
+labels = pd.read_parquet(listed) if listed.suffix == ".parquet" else pd.DataFrame()
+if "label" in labels:
+    label = labels.set_index(labels["galaxy_id"].astype(str))["label"].astype(str)
+    found = read.set_index(read["galaxy_id"].astype(str))["predicted"].astype(str)
+    label = label.loc[found.index]
+    majority = pd.Series(label.mode()[0], found.index)
+    said = {"network": found, f"always m = {majority.iloc[0]}": majority}
+    matrices = {name: evaluation.confusion(label, p, classes) for name, p in said.items()}
+    scores = {name: evaluation.score_intervals(m) for name, m in matrices.items()}
+    display(matrices["network"], pd.concat(scores).round(3))
 
 # %% [markdown]
 # ## 6 Conclusions
