@@ -154,6 +154,7 @@ figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
 colours = {"possible": "C0", "excluded by the counts per class": "0.75"}
 sns.scatterplot(outcomes, x="only_a", y="p_value", hue=kind, palette=colours, ax=axis)
 axis.axhline(0.05, color="C1", linewidth=1)
+sns.move_legend(axis, "lower right", title="overlap of the errors")
 axis.set(yscale="log", xlabel="galaxies that only B0 gets right", ylabel="McNemar's p")
 caption = (
     f"McNemar's exact test of the paper's B0 ({b0['tp'].sum()} of {b0['support'].sum()} right) against "
