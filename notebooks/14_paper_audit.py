@@ -325,7 +325,7 @@ sizes = json.loads(file.read_text("utf-8"))["best"] if file.is_file() else {}
 for role, theirs in paper.FIGURE_5.iterrows():
     best = sizes.get(role)
     ours = f"{best['mean']:.3f} at {best['crop']} px" if best else ""
-    verdict = "other network and galaxies" if best else ABSENT
+    verdict = "other network and galaxies" if best else "no size chosen" if sizes else ABSENT
     printed_value = f"{theirs['f1']:.3f} at {theirs['size']:.0f} px"
     rows.append(("Fig. 5", f"best F1, {role}", "07_image_size", printed_value, ours, verdict))
 file = root / "06_stellar_mass" / "published.csv"
@@ -340,7 +340,9 @@ rows.append(("Table 4", "volunteers' labels", "06_stellar_mass", *words, verdict
 
 # %%
 columns = ["item", "what", "notebook", "paper", "ours", "verdict"]
-scoreboard = pd.DataFrame(rows, columns=columns).sort_values("item", kind="stable")
+scoreboard = pd.DataFrame(rows, columns=columns)
+place = scoreboard["item"].str.extract(r"(Fig|Table)\D*(\d+)").astype({1: int})
+scoreboard = scoreboard.loc[place.sort_values([0, 1], kind="stable").index]
 display(scoreboard.style.hide())
 
 # %% [markdown]

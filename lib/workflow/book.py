@@ -48,6 +48,7 @@ FIGURES = {
 """Profiles whose runs are kept: figure of the run -> file in ``figures``."""
 
 START, END = "<!-- results: written by make docs -->", "<!-- end of results -->"
+AUDIT = "14_paper_audit"
 BEYOND = "12_beyond_the_paper"
 """Step that tests the best arm counter on galaxies set aside."""
 SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
@@ -173,7 +174,7 @@ def keep(name: str) -> str:
     found = report.plain({**report.gather(folder), "rows": rows(profile)})
     figures = {f: kept for f, kept in FIGURES[name].items() if (folder / f).is_file()}
     missing += [f for f in FIGURES[name] if f not in figures and f.split("/")[0] not in missing]
-    text = report.page(found) + "\n## Figures\n"
+    text = report.page(found) + scoreboard(folder) + "\n## Figures\n"
     for figure, kept in figures.items():
         with atomic(root / "figures" / kept) as temporary:
             shutil.copy(folder / figure, temporary)
@@ -186,6 +187,17 @@ def keep(name: str) -> str:
     _write(root / REPORTS / f"{name}.md", text)
     without = f"; missing: {', '.join(missing)}" if missing else ""
     return f"kept {REPORTS}/{name}.json, {name}.md and {len(figures)} figure(s){without}"
+
+
+def scoreboard(folder: Path) -> str:
+    """The paper's figures and tables beside what a run has found (notebook 14), as Markdown."""
+    path = folder / AUDIT / "scoreboard.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    step = table["notebook"]
+    table["notebook"] = "[" + step.str[:2] + "](../../notebooks/" + step + ".ipynb)"
+    return f"\n## Scoreboard of the paper's figures and tables\n\n{report.markdown(table)}\n"
 
 
 def _write(path: Path, text: str) -> None:
