@@ -45,6 +45,7 @@ def pair(tmp_path):
     run.cells.insert(2, injected)
     run.cells[3].outputs = [
         new_output("stream", name="stderr", text="a library loads"),
+        new_output("execute_result", {"text/plain": "<a.History at 0x7f10>"}),
         new_output("stream", name="stdout", text=f"{project_root()}/runs/mock"),
     ]
     run.cells[3].execution_count = 3

@@ -14,6 +14,7 @@ values that were not its own.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -77,9 +78,7 @@ def render(source: Path, executed: Path, made_by: str | None = None) -> nbformat
         cell["id"] = f"cell-{number:02d}"
         if cell.cell_type == "code":
             cell.execution_count = done.execution_count
-            # What libraries write to stderr while they load is of no use to a reader.
-            told = [output for output in done.outputs if output.get("name") != "stderr"]
-            cell.outputs = [_without_root(output) for output in told]
+            cell.outputs = [_without_root(output) for output in done.outputs if _tells(output)]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if made_by:
         code[0].outputs.insert(0, _words(made_by))
@@ -87,6 +86,13 @@ def render(source: Path, executed: Path, made_by: str | None = None) -> nbformat
         said = new.source.removeprefix("# Parameters\n").strip()
         cell.outputs.append(_words(f"This run had other values:\n```python\n{said}\n```"))
     return notebook
+
+
+def _tells(output: nbformat.NotebookNode) -> bool:
+    """Whether a reader has use of it: not of stderr, nor of the name of an object."""
+    data = output.get("data", {})
+    name = re.fullmatch(r"<\S+ (object )?at 0x[0-9a-f]+>", data.get("text/plain", ""))
+    return output.get("name") != "stderr" and not (name and len(data) == 1)
 
 
 def _words(text: str) -> nbformat.NotebookNode:
