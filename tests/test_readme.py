@@ -147,9 +147,10 @@ def test_an_unfinished_run_is_not_kept(tmp_path, monkeypatch):
     assert not (tmp_path / "docs").exists()
 
 
-def shown_in_readme():
-    """README's table of results, row by row."""
-    text = (ROOT / "README.md").read_text().split(book.START)[1].split(book.END)[0]
+def shown_in_readme(name="results"):
+    """A table of README that is written from runs, row by row."""
+    first, last = (mark.format(name) for mark in book.MARKS)
+    text = (ROOT / "README.md").read_text().split(first)[1].split(last)[0]
     head, _, *rows = [
         [c.strip() for c in ln.strip("|").split("|")] for ln in text.split("\n") if ln
     ]
@@ -159,6 +160,7 @@ def shown_in_readme():
 def test_results_are_those_of_the_reports():
     """Written by `make docs`: no number of the table is typed."""
     assert shown_in_readme() == book.table(book.read()).to_dict("records")
+    assert shown_in_readme("conclusions") == book.conclusions().to_dict("records")
 
 
 def test_scores_in_the_table_follow_from_the_confusion_matrices():

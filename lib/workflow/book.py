@@ -48,7 +48,13 @@ FIGURES = {
 }
 """Profiles whose runs are kept: figure of the run -> file in ``figures``."""
 
-START, END = "<!-- results: written by make docs -->", "<!-- end of results -->"
+MARKS = "<!-- {}: written by make docs -->", "<!-- end of {} -->"
+"""Lines around what is written into README."""
+CONCLUSIONS = (
+    *("14_paper_audit", "06_stellar_mass", "12_beyond_the_paper"),
+    *("05_explainability", "08_class_balance"),
+)
+"""Notebooks whose main result README gives."""
 AUDIT = "14_paper_audit"
 BEYOND = "12_beyond_the_paper"
 """Step that tests the best arm counter on galaxies set aside."""
@@ -277,13 +283,29 @@ def read() -> list[dict]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
-def write_table(page: Path) -> None:
-    """Put `table` between the two markers of a page; InputError if a marker is missing."""
-    before, start, rest = page.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
+def conclusions() -> pd.DataFrame:
+    """First line of what each of `CONCLUSIONS` has found, as rendered; those not run are left out."""
+    found = []
+    for step in CONCLUSIONS:
+        path = project_root() / "notebooks" / f"{step}.ipynb"
+        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
+        told = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+        if told:
+            kind = "real" if told[0].startswith("**REAL") else "simulated"
+            first = told[-1].split("\n")[0].removeprefix("- ")
+            link = f"[{step[:2]}](notebooks/{step}.ipynb)"
+            found.append({"notebook": link, "galaxies": kind, "main result": first})
+    return pd.DataFrame(found)
+
+
+def put(page: Path, name: str, found: pd.DataFrame) -> None:
+    """Write a table between the two `MARKS` of a name in a page; InputError if one is missing."""
+    first, last = (mark.format(name) for mark in MARKS)
+    before, start, rest = page.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not (start and end):
-        raise InputError(f"{page} has no lines {START!r} and {END!r}: put them around its table")
-    _write(page, f"{before}{START}\n{report.markdown(table(read()))}\n{END}{after}")
+        raise InputError(f"{page} has no lines {first!r} and {last!r}: put them around its table")
+    _write(page, f"{before}{start}\n{report.markdown(found)}\n{end}{after}")
 
 
 def write() -> None:
@@ -294,7 +316,8 @@ def write() -> None:
         print(f"rendered {source.stem} from {origin}")
     for name in FIGURES:
         print(keep(name))
-    write_table(project_root() / "README.md")
+    put(project_root() / "README.md", "results", table(read()))
+    put(project_root() / "README.md", "conclusions", conclusions())
 
 
 if __name__ == "__main__":
