@@ -284,7 +284,7 @@ def read() -> list[dict]:
 
 
 def conclusions() -> pd.DataFrame:
-    """First line of what each of `CONCLUSIONS` has found, as rendered; those not run are left out."""
+    """First line of what each of `CONCLUSIONS` has found, as rendered, if it has been run."""
     found = []
     for step in CONCLUSIONS:
         path = project_root() / "notebooks" / f"{step}.ipynb"
