@@ -44,7 +44,6 @@ FIGURES = {
         "12_beyond_the_paper/curves.png": "challenge/learning_from_more.png",
         "12_beyond_the_paper/mistakes.png": "challenge/mistakes.png",
     },
-    "mock": {"00_mock_survey/arm_classes.png": "arm_classes.png"},
 }
 """Profiles whose runs are kept: figure of the run -> file in ``figures``."""
 
