@@ -57,7 +57,7 @@ def test_a_survey_is_added(root, monkeypatch):
     (folder / "catalogue.csv").write_text(blocks("Add a survey", "text")[0])
     Image.new("RGB", (64, 64)).save(folder / "images" / "101.png")
     profile = load_profile(root, blocks("Add a survey", "yaml")[0], "backyard")
-    settings = profile.overrides["01_sample_selection"]
+    settings = profile.settings("01_sample_selection")
     survey = surveys.open_survey(settings["survey"], settings["data_dir"])
     assert list(survey.votes["galaxy_id"]) == [101, 102, 103]
     assert list(survey.votes["has_image"]) == [True, False, False]
