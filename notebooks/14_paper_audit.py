@@ -66,8 +66,10 @@ style.use()
 # The run whose steps are audited.
 
 # %% tags=["parameters"]
-# Folder of the run; a relative path starts at the project root.
+# Folder of the run; a relative path starts at the project root. Notebook 06 also runs alone, on real
+# masses: the run that has it, empty for this one.
 run_dir = "runs/mock"
+mass_run = ""
 # Name of this notebook's folder below it.
 output = "14_paper_audit"
 # Seed of the random choice of galaxies.
@@ -293,10 +295,11 @@ PICTURES = {
     "Fig. 13": ("m = 2 called 1 or 3", "06_stellar_mass", "figure_13_V2M.png"),
 }
 ABSENT = "this run lacks the step"
-root = paths.resolve(run_dir)
+root, with_masses = paths.resolve(run_dir), paths.resolve(mass_run or run_dir)
 rows = []
 for item, (what, step, file) in PICTURES.items():
-    verdict = "drawn" if (root / step / file).is_file() else ABSENT
+    home = with_masses if step == "06_stellar_mass" else root
+    verdict = "drawn" if (home / step / file).is_file() else ABSENT
     rows.append((item, what, step, "", "", verdict))
 
 # %% [markdown]
@@ -328,12 +331,13 @@ for role, theirs in paper.FIGURE_5.iterrows():
     verdict = "other network and galaxies" if best else "no size chosen" if sizes else ABSENT
     printed_value = f"{theirs['f1']:.3f} at {theirs['size']:.0f} px"
     rows.append(("Fig. 5", f"best F1, {role}", "07_image_size", printed_value, ours, verdict))
-file = root / "06_stellar_mass" / "published.csv"
+file = with_masses / "06_stellar_mass" / "published.csv"
 masses = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["source", "ks_p"])
 theirs, ours = paper.TABLE_4.loc["label"], masses[masses["source"] == LABEL]
-words = [f"{(table['ks_p'] < 0.05).sum()} of {len(table)} classes" for table in (theirs, ours)]
+counts = [f"{(table['ks_p'] < 0.05).sum()} of {len(table)} classes" for table in (theirs, ours)]
 verdict = "see notebook 06" if len(ours) else ABSENT
-rows.append(("Table 4", "volunteers' labels", "06_stellar_mass", *words, verdict))
+ours = counts[1] if len(ours) else ""
+rows.append(("Table 4", "volunteers' labels", "06_stellar_mass", counts[0], ours, verdict))
 
 # %% [markdown]
 # The whole table. Table 1 (the questions) is in notebook 01; Fig. 3 is a textbook drawing.
