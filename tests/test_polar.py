@@ -74,22 +74,6 @@ def test_the_sky_level_does_not_matter():
     np.testing.assert_allclose(first, second, atol=1e-3)
 
 
-def test_a_map_goes_back_to_where_it_came_from():
-    image = disc(1.0, 0)
-    layer, _ = view(image)
-    ratio, angle = layer.shape(layer.light(image))
-    hot = np.zeros((1, 8, 16), np.float32)
-    hot[0, 5, 3] = 1
-    sky = np.asarray(layer.on_sky(hot, image))[0]
-    row, column = np.unravel_index(sky.argmax(), sky.shape)
-    x, y = column - (SIZE - 1) / 2, (SIZE - 1) / 2 - row
-    radius = 2.5 * (35 / 2.5) ** (5.5 / 8)
-    assert np.hypot(x, y) == pytest.approx(radius, rel=0.12)
-    turn = np.degrees(np.arctan2(y, x)) - np.degrees(float(angle[0])) - 3.5 * 360 / 16
-    assert (turn + 180) % 360 - 180 == pytest.approx(0, abs=12)
-    assert sky.max() <= 1 and sky[0, 0] == 0
-
-
 def test_an_image_too_small_for_the_radii_is_refused():
     with pytest.raises(InputError, match="crop = 64"):
         PolarView()(np.zeros((1, 64, 64, 1), "float32"))

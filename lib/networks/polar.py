@@ -160,32 +160,6 @@ class PolarView(keras.layers.Layer):
 
         return _bilinear(pick, row, column)
 
-    def on_sky(self, maps, images):
-        """Lay maps, (n, cells along radius and angle), back onto their images, (n, size, size, c).
-
-        The cells may be fewer than rows and columns. Returns float32 (n, size, size), interpolated
-        between them; 0 outside the radii of the view.
-        """
-        axis_ratio, angle = (part[:, None, None] for part in self.shape(self.light(images)))
-        u = ops.cos(angle) * self.x + ops.sin(angle) * self.y
-        v = (ops.cos(angle) * self.y - ops.sin(angle) * self.x) / axis_ratio
-        r, theta = ops.sqrt(u * u + v * v) + 1e-3, ops.arctan2(v, u)
-        depth = ops.log(r / self.r_min) / np.log(self.r_max / self.r_min)
-        n, cells = ops.shape(maps)[0], maps.shape[1:]
-        # Centres of cells are half a cell from the border; the last column borders on the first.
-        row = ops.clip(depth * cells[0] - 0.5, 0.0, cells[0] - 1.0)
-        column = ops.mod(theta / (2 * np.pi) * cells[1] - 0.5, cells[1])
-        which = ops.arange(n)[:, None, None] * cells[0] * cells[1]
-        flat = ops.reshape(maps, (-1, 1))
-
-        def pick(i, j):
-            i = ops.cast(ops.minimum(i, cells[0] - 1.0), "int32")
-            j = ops.cast(ops.mod(j, cells[1]), "int32")
-            return ops.take(flat, which + i * cells[1] + j, axis=0)
-
-        result = _bilinear(pick, row, column)[..., 0]
-        return ops.where((r > self.r_min) & (r < self.r_max), result, 0.0)
-
 
 def _bilinear(pick, row, column):
     """Interpolate between four pixels; `pick` gives those of whole rows and columns, (..., c)."""
