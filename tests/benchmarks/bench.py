@@ -456,6 +456,7 @@ def prediction(size: Size, survey: Survey, folder: Path) -> list[dict]:
     )
     made = package.export(folder / "run" / "03_train_b0", folder / "model")
     part = part.iloc[np.resize(np.arange(len(part)), size.predicted)]
+    part = part.assign(galaxy_id=np.arange(len(part)))  # one image again and again
     part[["galaxy_id", "image_path"]].to_parquet(folder / "list.parquet")
     plan_path = predicted.plan(
         made.folder, folder / "list.parquet", folder / "predicted", root=survey.data_dir
@@ -567,11 +568,12 @@ def memory(size: Size, survey: Survey, folder: Path) -> list[dict]:
     results = []
     for length in size.lengths:
         names = np.resize(table["image_path"].to_numpy(), length)
-        (folder / "names.txt").write_text("\n".join(names))
+        named = pd.DataFrame({"galaxy_id": np.arange(length), "image_path": names})
+        named.to_parquet(folder / "names.parquet")
         out = folder / f"memory_{length}"
         code = (
             "from lib.predict import survey\n"
-            f"plan = survey.plan({str(folder / 'small')!r}, {str(folder / 'names.txt')!r}, "
+            f"plan = survey.plan({str(folder / 'small')!r}, {str(folder / 'names.parquet')!r}, "
             f"{str(out)!r}, root={str(folder / 'memory')!r}, shard_size=5000)\n"
             "survey.run(plan, log=str)"
         )
