@@ -171,10 +171,8 @@ def test_widgets_filter_galaxies_in_jupyterlab(lab):
         wait.until(lambda b: label(b).select_by_visible_text("3") or True)
         wait.until(lambda b: picture(b) != first)
         assert chromium.execute_script(BROKEN_PICTURES) == []
-        assert (
-            chromium.find_elements(By.CSS_SELECTOR, ".jp-RenderedText[data-mime-type*=stderr]")
-            == []
-        )
+        stderr = ".jp-RenderedText[data-mime-type*=stderr]"
+        assert [e.text for e in chromium.find_elements(By.CSS_SELECTOR, stderr)] == []
         assert console_errors(chromium) == []
     finally:
         chromium.quit()
