@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFile
 
-from lib.paths import atomic
+from lib.paths import atomic, check_space
 from lib.schema import InputError
 
 CHANNELS = {"grey": 1, "rgb": 3}
@@ -513,7 +512,8 @@ def write_cache(
     if sample.empty:
         raise InputError("there is no galaxy to read an image of: loosen the selection")
     folder.mkdir(parents=True, exist_ok=True)
-    _check_space(folder, len(sample) * crop * crop * CHANNELS[colour])
+    needed = len(sample) * crop * crop * CHANNELS[colour]
+    check_space(folder, needed, "the image cache", "choose a smaller crop or another disk")
 
     path = folder / f"images_{colour}_{crop}.npy"
     index_path = path.with_suffix(".parquet")
@@ -616,15 +616,6 @@ def open_cache(folder: str | Path, crop: int, colour: str = "rgb") -> ImageCache
 def _check_colour(colour: str) -> None:
     if colour not in CHANNELS:
         raise InputError(f"unknown colour {colour!r}: choose one of {', '.join(CHANNELS)}")
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"the image cache needs {needed / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB "
-            "free: choose a smaller crop or another disk"
-        )
 
 
 def _write_header(file, shape: tuple[int, ...]) -> None:

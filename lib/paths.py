@@ -118,3 +118,13 @@ def remove_unfinished(folder: str | Path) -> None:
     for path in Path(folder).rglob(".*"):
         if re.fullmatch(r"\.\d+\..+", path.name):
             path.unlink()
+
+
+def check_space(folder: Path, needed: int, what: str, remedy: str) -> None:
+    """Refuse, by an InputError, to start what a folder's disk has no room for (`needed` bytes)."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{what} needs {needed / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free: "
+            + remedy
+        )

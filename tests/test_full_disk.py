@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_under_a_cache_leaves_none(small_disk, cut_outs, mo
     sample, folder = cut_outs
     small, _ = images.write_cache(sample[:5], folder, small_disk / "out", crop=100, size=SIDE)
     before = small.sha256
-    monkeypatch.setattr(images, "_check_space", lambda *_: None)
+    monkeypatch.setattr(images, "check_space", lambda *_: None)
     with pytest.raises(OSError, match="No space left"):
         images.write_cache(sample, folder, small_disk / "out", crop=100, size=SIDE)
     names = sorted(p.name for p in (small_disk / "out").iterdir())
@@ -88,7 +88,7 @@ def test_unpacking_on_a_full_disk_leaves_nothing_and_works_later(
     target = small_disk / "images"
     with pytest.raises(InputError, match="GB free"):
         download.unpack(packed, "images", target, COUNT)
-    monkeypatch.setattr(download, "_check_space", lambda *_: None)
+    monkeypatch.setattr(download, "check_space", lambda *_: None)
     with pytest.raises(InputError, match="could not be unpacked .*No space left.*make room"):
         download.unpack(packed, "images", target, COUNT)
     assert list(small_disk.iterdir()) == []

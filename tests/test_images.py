@@ -225,7 +225,7 @@ def test_a_cache_that_is_not_whole_is_refused(survey, tmp_path):
 def test_too_little_space_is_found_before_decoding(survey, tmp_path, monkeypatch):
     sample, folder = survey
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match="needs .* GB"):
         images.write_cache(sample, folder, tmp_path / "out", crop=20, size=SIZE)
 

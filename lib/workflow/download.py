@@ -27,6 +27,7 @@ import urllib3
 from tqdm.auto import tqdm
 
 from lib import paths
+from lib.paths import check_space
 from lib.schema import InputError
 from lib.workflow import profiles
 from lib.workflow.processes import exit_status
@@ -117,6 +118,9 @@ CHECKPOINT_FILES = tuple(
 
 WORK = "downloads"
 """Folder below the survey's for archives and for what is under way."""
+
+ROOM = "make room, or give another folder with DATA=..."
+"""What is to be done where the disk is too small."""
 
 ATTEMPTS = 6
 WAIT = 1.0
@@ -332,7 +336,7 @@ def _append(url: str, part: Path, file: File) -> None:
         rest = int(answer.headers.get("Content-Length", 0))
         if not (rest or file.checksum or file.size):
             raise InputError(f"{url} does not say how long {file.name} is: get it by hand")
-        _check_space(part.parent, rest)
+        check_space(part.parent, rest, file.name, ROOM)
         bar = tqdm(desc=file.name, initial=have, total=have + rest, unit="B", unit_scale=True)
         # Raw bytes: `requests` would unpack a .gz file that is served as Content-Encoding: gzip.
         with bar, open(part, "ab" if have else "wb") as opened:
@@ -341,16 +345,6 @@ def _append(url: str, part: Path, file: File) -> None:
                 bar.update(len(chunk))
     if part.stat().st_size < have + rest:
         raise requests.ConnectionError(f"the connection ended before {have + rest:,} bytes")
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse to start what the disk has no room for."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"{needed / 1e9:.2f} GB are needed but {folder} has {free / 1e9:.2f} GB free: make "
-            "room, or give another folder with DATA=..."
-        )
 
 
 def unpack(archive: Path, member: str, target: Path, count: int | None = None) -> None:
@@ -370,7 +364,8 @@ def unpack(archive: Path, member: str, target: Path, count: int | None = None) -
                     raise InputError(f"{archive} is refused: {path} would leave the folder")
                 if stat.S_ISLNK(entry.external_attr >> 16):
                     raise InputError(f"{archive} is refused: {path} is a link")
-            _check_space(target.parent, sum(entry.file_size for entry in file.infolist()))
+            needed = sum(entry.file_size for entry in file.infolist())
+            check_space(target.parent, needed, f"the content of {archive.name}", ROOM)
         pooch.Unzip(extract_dir=str(staging.absolute()))(str(archive), "download", None)
         if not (staging / member).exists():
             raise InputError(f"{archive} does not hold {member}: it is another archive")
